@@ -1,0 +1,129 @@
+"""Spans of many passages -> answers: overlaps dropped, equal texts merged, ranked, and "no answer" among them.
+
+Spans of different passages are compared by their margin: span_score - null_score of their passage, the model's log-odds of
+that span against "this passage holds no answer". An answer's score is the probability 1 / (1 + exp(-margin)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from haystack import Document, ExtractedAnswer
+
+from needle.components.metrics import normalise_answer
+from needle.components.passages import sentence_bounds
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A span of a passage. start_char, end_char: half-open offsets in the passage's content."""
+
+    document: Document
+    start_char: int
+    end_char: int
+    margin: float
+
+    @property
+    def text(self) -> str:
+        return (self.document.content or "")[self.start_char : self.end_char]
+
+    @property
+    def source(self) -> str:
+        """The id of the Document that the passage is a part of, or of the passage itself."""
+        return str(self.document.meta.get("source_id", self.document.id))
+
+    @property
+    def source_offset(self) -> tuple[int, int]:
+        """The span's offsets in that Document."""
+        shift = self.document.meta.get("start_char", 0) if "source_id" in self.document.meta else 0
+        return self.start_char + shift, self.end_char + shift
+
+    @property
+    def page_number(self) -> int:
+        before = (self.document.content or "")[: self.start_char]
+        return int(self.document.meta.get("page_number", 1)) + before.count("\f")
+
+
+def probability(margin: float) -> float:
+    """1 / (1 + exp(-margin)), without overflow."""
+    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
+
+
+def rank_answers(
+    query: str, candidates: Iterable[Candidate], top_k: int, no_answer: bool, null_threshold: float
+) -> list[ExtractedAnswer]:
+    """The best answers to a query, best first.
+
+    :param candidates: spans of all passages, in the passages' order; of equal margins the earlier one wins.
+    :param top_k: most answers, "no answer" not counted.
+    :param no_answer: whether to add an answer whose data is None and whose score is 1 - the best answer's score. It comes
+        first if null_score - span_score exceeds `null_threshold` for every span (the SQuAD 2.0 rule), and else at its
+        score's place below the best answer.
+    """
+    ranked = sorted(candidates, key=lambda c: -c.margin)
+    best = ranked[0].margin if ranked else -math.inf
+    merged: dict[str, list[Candidate]] = {}
+    for candidate in _without_overlaps(ranked):
+        merged.setdefault(normalise_answer(candidate.text) or candidate.text.lower(), []).append(candidate)
+    answers = [_answer(query, places) for places in list(merged.values())[:top_k]]
+    if no_answer:
+        null = ExtractedAnswer(query=query, score=1 - probability(best), data=None)
+        is_null = -best > null_threshold
+        answers.insert(0 if is_null else max(1, sum(a.score >= null.score for a in answers)), null)
+    return answers
+
+
+def _without_overlaps(ranked: Iterable[Candidate]) -> Iterable[Candidate]:
+    """Drop a span that overlaps a better one of the same source: neighbouring windows and passages show a place twice."""
+    taken: dict[str, list[tuple[int, int]]] = {}
+    for candidate in ranked:
+        start, end = candidate.source_offset
+        others = taken.setdefault(candidate.source, [])
+        if all(end <= s or e <= start for s, e in others):
+            others.append((start, end))
+            yield candidate
+
+
+def _answer(query: str, places: list[Candidate]) -> ExtractedAnswer:
+    best = places[0]
+    context, offset = _context(best)
+    return ExtractedAnswer(
+        query=query,
+        score=probability(best.margin),
+        data=best.text,
+        document=best.document,
+        document_offset=ExtractedAnswer.Span(best.start_char, best.end_char),
+        context=context,
+        context_offset=ExtractedAnswer.Span(*offset),
+        meta={
+            "page_number": best.page_number,
+            "retrieval_score": best.document.score,
+            "places": [_place(candidate) for candidate in places],
+        },
+    )
+
+
+def _place(candidate: Candidate) -> dict[str, Any]:
+    """Where an answer was found; start_char and end_char are offsets in the source Document."""
+    start, end = candidate.source_offset
+    return {
+        "document_id": candidate.document.id,
+        "source_id": candidate.source,
+        "file_path": candidate.document.meta.get("file_path"),
+        "page_number": candidate.page_number,
+        "start_char": start,
+        "end_char": end,
+        "score": probability(candidate.margin),
+    }
+
+
+def _context(candidate: Candidate) -> tuple[str, tuple[int, int]]:
+    """The sentences that a span touches, and its offsets in them."""
+    text = candidate.document.content or ""
+    touched = [b for b in sentence_bounds(text) if b[0] < candidate.end_char and candidate.start_char < b[1]]
+    start = min([candidate.start_char, *(s for s, _ in touched)])
+    end = max([candidate.end_char, *(e for _, e in touched)])
+    return text[start:end], (candidate.start_char - start, candidate.end_char - start)

@@ -1,0 +1,241 @@
+"""The MiniLM reader component: questions and passages -> windows -> engine -> spans -> answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
+from numpy.typing import NDArray
+
+from needle.components.answers import Candidate, rank_answers
+from needle.components.engines import Engine, EngineName, open_engine
+from needle.components.passages import trimmed
+from needle.components.spans import best_spans
+from needle.components.store import SQLiteDocumentStore
+from needle.components.tokenizer import PassageTokenizer, Tokens
+from needle.components.weights import open_checkpoint
+from needle.components.windows import batches_by_length, fill_batch, split_windows
+from needle.data.errors import QueryError
+
+
+@component
+class MiniLMReader:
+    """Finds the answers to questions in passages, word for word, with a probability, or says that there is none.
+
+    Any extractive reader will do: the MiniLM that needle ships (`model=None`), a folder in Hugging Face format, or a hub id
+    such as "deepset/minilm-uncased-squad2" or "deepset/roberta-base-squad2". Safe to call from several threads.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        document_store: SQLiteDocumentStore | None = None,
+        top_k: int = 5,
+        no_answer: bool = True,
+        null_threshold: float = 0.0,
+        max_answer_tokens: int = 30,
+        max_seq_len: int = 384,
+        stride: int = 128,
+        spans_per_window: int = 20,
+        batch_tokens: int | None = None,
+        device: str | None = None,
+        engine: EngineName | None = None,
+    ):
+        """
+        :param document_store: where the passages' token ids are kept; those that it lacks are tokenised when read.
+        :param top_k: most answers to a question. no_answer: whether "no answer" is added to them (data None).
+        :param null_threshold: "no answer" comes first when null_score - span_score is above this for every span.
+        :param max_answer_tokens: longest span. spans_per_window: how many spans of a window may become answers.
+        :param max_seq_len: tokens in a window, question included. stride: tokens that neighbouring windows share.
+        :param batch_tokens: tokens in a batch of windows; None for what suits the engine.
+        :param device: "cpu", "cuda", "cuda:1" ...; None takes a GPU if there is one.
+        :param engine: "onnx" or "torch"; None takes what is fastest for the model and device.
+        :raises ValueError: if a number makes no sense.
+        """
+        least = {"top_k": 0, "max_answer_tokens": 1, "stride": 0, "spans_per_window": 1}
+        given = {
+            "top_k": top_k,
+            "max_answer_tokens": max_answer_tokens,
+            "stride": stride,
+            "spans_per_window": spans_per_window,
+        }
+        for name, value in given.items():
+            if value < least[name]:
+                raise ValueError(f"{name} must be at least {least[name]}, not {value}.")
+        self.model = model
+        self.document_store = document_store
+        self.top_k = top_k
+        self.no_answer = no_answer
+        self.null_threshold = null_threshold
+        self.max_answer_tokens = max_answer_tokens
+        self.max_seq_len = max_seq_len
+        self.stride = stride
+        self.spans_per_window = spans_per_window
+        self.batch_tokens = batch_tokens
+        self.device = device
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._loaded: tuple[PassageTokenizer, Engine] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return default_to_dict(
+            self,
+            model=self.model,
+            document_store=None if self.document_store is None else self.document_store.to_dict(),
+            top_k=self.top_k,
+            no_answer=self.no_answer,
+            null_threshold=self.null_threshold,
+            max_answer_tokens=self.max_answer_tokens,
+            max_seq_len=self.max_seq_len,
+            stride=self.stride,
+            spans_per_window=self.spans_per_window,
+            batch_tokens=self.batch_tokens,
+            device=self.device,
+            engine=self.engine,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> MiniLMReader:
+        parameters = data["init_parameters"]
+        if parameters.get("document_store") is not None:
+            parameters["document_store"] = SQLiteDocumentStore.from_dict(parameters["document_store"])
+        return default_from_dict(cls, data)
+
+    def warm_up(self) -> None:
+        """Load the model.
+
+        :raises ModelError: if it can't be had. ValueError: if it takes fewer tokens than max_seq_len.
+        """
+        self._load()
+
+    def _load(self) -> tuple[PassageTokenizer, Engine]:
+        with self._lock:
+            if self._loaded is None:
+                checkpoint = open_checkpoint(self.model)
+                tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
+                positions = checkpoint.config.get("max_position_embeddings", self.max_seq_len)
+                if "roberta" in checkpoint.config.get("model_type", ""):  # its first positions stand for padding
+                    positions -= checkpoint.config.get("pad_token_id", 1) + 1
+                if self.max_seq_len > positions:
+                    raise ValueError(f"max_seq_len is {self.max_seq_len}, but this model takes at most {positions} tokens.")
+                self._loaded = tokenizer, open_engine(checkpoint, self.device, self.engine)
+            return self._loaded
+
+    @component.output_types(answers=list[ExtractedAnswer], answers_per_query=list[list[ExtractedAnswer]])
+    def run(
+        self,
+        query: str | None = None,
+        documents: list[Document] | None = None,
+        queries: list[str] | None = None,
+        documents_per_query: list[list[Document]] | None = None,
+        top_k: int | None = None,
+        no_answer: bool | None = None,
+        null_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """Read one question's passages, or many questions', all in the same batches.
+
+        :param query: with `documents` gives `answers`, best first.
+        :param queries: with `documents_per_query`, one list a question, gives `answers_per_query`.
+        :returns: answers with the exact text in `data`, a probability in `score`, the passage in `document`, offsets in it
+            in `document_offset`, the sentences around the answer in `context`, the answer's offsets in them in
+            `context_offset`; meta holds `page_number`, `retrieval_score` and `places`, every place where an answer of equal
+            text was found.
+        :raises QueryError: if a question is blank, or too long for a window.
+        :raises ValueError: if there is no question, or not one list of passages a question.
+        """
+        if query is None and queries is None:
+            raise ValueError("MiniLMReader needs a query or a list of queries; both are None.")
+        asked = [*([] if query is None else [query]), *(queries or [])]
+        given = [*([] if query is None else [documents or []]), *(documents_per_query or [])]
+        if len(asked) != len(given):
+            raise ValueError(
+                f"{len(queries or [])} queries need as many lists of documents, not {len(documents_per_query or [])}."
+            )
+        top_k = self.top_k if top_k is None else top_k
+        no_answer = self.no_answer if no_answer is None else no_answer
+        null_threshold = self.null_threshold if null_threshold is None else null_threshold
+        if top_k < 0:
+            raise ValueError(f"top_k must be at least 0, not {top_k}.")
+        candidates = self._read(asked, given)
+        answers = [rank_answers(q, c, top_k, no_answer, null_threshold) for q, c in zip(asked, candidates, strict=True)]
+        outputs: dict[str, Any] = {} if query is None else {"answers": answers[0]}
+        return outputs if queries is None else outputs | {"answers_per_query": answers[len(answers) - len(queries) :]}
+
+    @component.output_types(answers=list[ExtractedAnswer], answers_per_query=list[list[ExtractedAnswer]])
+    async def run_async(
+        self,
+        query: str | None = None,
+        documents: list[Document] | None = None,
+        queries: list[str] | None = None,
+        documents_per_query: list[list[Document]] | None = None,
+        top_k: int | None = None,
+        no_answer: bool | None = None,
+        null_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """`run` in a thread, so that the event loop goes on."""
+        arguments = (query, documents, queries, documents_per_query, top_k, no_answer, null_threshold)
+        return await asyncio.to_thread(self.run, *arguments)
+
+    def _read(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> list[list[Candidate]]:
+        """Every question's spans in its passages, in the passages' order."""
+        for query in queries:
+            if not isinstance(query, str) or not query.strip():
+                raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
+        tokenizer, engine = self._load()
+        questions = [tokens.ids for tokens in tokenizer.encode([query.strip() for query in queries])]
+        pairs = [(q, d) for q, docs in enumerate(documents) for d in docs if d.content and d.content.strip()]
+        passages = self._passage_tokens([document for _, document in pairs], tokenizer)
+        pair_questions = [questions[q] for q, _ in pairs]
+        candidates: list[list[Candidate]] = [[] for _ in queries]
+        for pair, margin, start, end in self._spans(pair_questions, passages, tokenizer, engine):
+            query_index, document = pairs[pair]
+            offsets = passages[pair].offsets
+            bounds = trimmed(document.content or "", int(offsets[start, 0]), int(offsets[end - 1, 1]))
+            if bounds[0] < bounds[1]:
+                candidates[query_index].append(Candidate(document, *bounds, margin))
+        return candidates
+
+    def _passage_tokens(self, documents: Sequence[Document], tokenizer: PassageTokenizer) -> list[Tokens]:
+        """Stored tokens where the store has them, fresh ones for the rest; a passage of several questions counts once."""
+        unique = list({document.content: document for document in documents}.values())
+        stored = (
+            [None] * len(unique)
+            if self.document_store is None
+            else self.document_store.tokens(unique, tokenizer.fingerprint)
+        )
+        missing = [d.content or "" for d, tokens in zip(unique, stored, strict=True) if tokens is None]
+        fresh = iter(tokenizer.encode(missing))
+        by_content = {d.content: tokens or next(fresh) for d, tokens in zip(unique, stored, strict=True)}
+        return [by_content[document.content] for document in documents]
+
+    def _spans(
+        self, questions: Sequence[NDArray[np.int32]], passages: Sequence[Tokens], tokenizer: PassageTokenizer, engine: Engine
+    ) -> Iterator[tuple[int, float, int, int]]:
+        """(pair, margin, start_token, end_token) of the best spans of all windows, ordered by pair.
+
+        :param questions, passages: the tokens of each pair.
+        """
+        template = tokenizer.template
+        question_lengths = np.fromiter(map(len, questions), np.int32, len(questions))
+        passage_lengths = np.fromiter((len(p.ids) for p in passages), np.int32, len(passages))
+        windows = split_windows(question_lengths, passage_lengths, template.n_special, self.max_seq_len, self.stride)
+        null_score = np.full(len(passages), np.inf, np.float32)
+        found = []
+        for group in batches_by_length(windows["length"], self.batch_tokens or engine.batch_tokens):
+            batch = fill_batch(windows[group], questions, passages, template, tokenizer.pad_id)
+            spans = best_spans(*engine.logits(batch), batch, self.max_answer_tokens, self.spans_per_window)
+            np.minimum.at(null_score, batch.windows["pair"], spans.null_score)
+            row, nth = np.nonzero(np.isfinite(spans.score))
+            shift = (batch.windows["start_token"] - batch.passage_start)[row]
+            pair, start, end = batch.windows["pair"][row], spans.start[row, nth] + shift, spans.end[row, nth] + shift
+            found.append((pair, spans.score[row, nth], start, end))
+        if not found:
+            return
+        pair, score, start, end = (np.concatenate(part) for part in zip(*found, strict=True))
+        margin = score - null_score[pair]
+        for i in np.argsort(pair, kind="stable"):
+            yield int(pair[i]), float(margin[i]), int(start[i]), int(end[i])

@@ -1,0 +1,175 @@
+"""Questions -> passages: Haystack components over the indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from haystack import Document, component, default_from_dict, default_to_dict
+
+from needle.components.analysis import Analyzer
+from needle.components.bm25 import BM25Index, Variant
+from needle.components.bm25_files import load_index, save_index
+from needle.components.store import SQLiteDocumentStore
+from needle.data.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+#: Passages analysed and added to the index at a time: bounds the memory, and makes one segment.
+_ADD_BATCH = 50_000
+
+
+@component
+class BM25Retriever:
+    """The passages of a store that match a question best by BM25, with rank_bm25's formulas (see `bm25`).
+
+    The index is kept beside the store. Before every search the store's revision is compared with the index's: what was
+    added or deleted since, by this process or another, is added to or removed from the index first.
+    """
+
+    def __init__(
+        self,
+        document_store: SQLiteDocumentStore,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        variant: Variant = "okapi",
+        k1: float = 1.5,
+        b: float = 0.75,
+        epsilon: float = 0.25,
+        delta: float | None = None,
+        stop_words: bool = True,
+        stem: bool = True,
+    ):
+        """
+        :param top_k: most passages returned for a question. filters: Haystack filters, applied before the cut.
+        :param variant: "okapi", "l" or "plus"; k1, b, epsilon (Okapi) and delta (L: 0.5, Plus: 1) are its parameters.
+        :param stop_words: leave English function words out. stem: match words by their English stems.
+        :raises ValueError: if top_k is negative or the variant unknown.
+        """
+        if variant not in ("okapi", "l", "plus"):
+            raise ValueError(f"variant must be 'okapi', 'l' or 'plus', not {variant!r}.")
+        _check_top_k(top_k)
+        self.document_store = document_store
+        self.top_k = top_k
+        self.filters = filters
+        self.variant = variant
+        self.k1, self.b, self.epsilon, self.delta = k1, b, epsilon, delta
+        self.stop_words, self.stem = stop_words, stem
+        self._analyzer = Analyzer(stop_words, stem)
+        self._lock = threading.Lock()
+        self._index: BM25Index | None = None
+        self._revision: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("top_k", "filters", "variant", "k1", "b", "epsilon", "delta", "stop_words", "stem")
+        parameters = {name: getattr(self, name) for name in names}
+        return default_to_dict(self, document_store=self.document_store.to_dict(), **parameters)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> BM25Retriever:
+        parameters = data["init_parameters"]
+        parameters["document_store"] = SQLiteDocumentStore.from_dict(parameters["document_store"])
+        return default_from_dict(cls, data)
+
+    def warm_up(self) -> None:
+        """Load the index, or build it, and bring it up to date."""
+        self._current_index()
+
+    @component.output_types(documents=list[Document], documents_per_query=list[list[Document]])
+    def run(
+        self,
+        query: str | None = None,
+        queries: list[str] | None = None,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+    ) -> dict[str, Any]:
+        """Search for one question or for many.
+
+        :param query: gives `documents`, best first, their `score` the BM25 score; only passages with a term of the question.
+        :param queries: gives `documents_per_query`, one such list a question.
+        :raises ValueError: if there is neither, or top_k is negative.
+        """
+        if query is None and queries is None:
+            raise ValueError("BM25Retriever needs a query or a list of queries; both are None.")
+        filters = self.filters if filters is None else filters
+        top_k = self.top_k if top_k is None else top_k
+        _check_top_k(top_k)
+        found = self._search([*([] if query is None else [query]), *(queries or [])], filters, top_k)
+        outputs: dict[str, Any] = {} if query is None else {"documents": found[0]}
+        return outputs if queries is None else outputs | {"documents_per_query": found[len(found) - len(queries) :]}
+
+    @component.output_types(documents=list[Document], documents_per_query=list[list[Document]])
+    async def run_async(
+        self,
+        query: str | None = None,
+        queries: list[str] | None = None,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+    ) -> dict[str, Any]:
+        """`run` in a thread."""
+        return await asyncio.to_thread(self.run, query, queries, filters, top_k)
+
+    def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
+        for attempt in range(3):
+            index = self._current_index()
+            scorer = index.scorer(self.variant, self.k1, self.b, self.epsilon, self.delta)
+            among = self.document_store.rows(filters) if filters else None
+            results = [scorer.top_k(self._analyzer.terms(query), top_k, among) for query in queries]
+            rows = np.unique(np.concatenate([rows for rows, _ in results] or [np.empty(0, np.int64)]))
+            try:
+                documents = dict(zip(rows.tolist(), self.document_store.documents_at(rows), strict=True))
+            except StoreError:
+                if attempt == 2:
+                    raise
+                continue  # a passage was deleted after the search; the index is brought up to date and searched again
+            return [
+                [replace(documents[row], score=score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+                for rows, scores in results
+            ]
+        raise AssertionError("unreachable")
+
+    def _current_index(self) -> BM25Index:
+        revision = self.document_store.revision
+        if self._index is not None and revision == self._revision:
+            return self._index
+        with self._lock:
+            if self._index is None or revision != self._revision:
+                self._index, self._revision = self._updated_index(revision), revision
+            return self._index
+
+    def _updated_index(self, revision: str) -> BM25Index:
+        """The index at a revision of the store: what is in memory or on disk, with what the store has since changed."""
+        folder = self.document_store.folder / "bm25" / self._analyzer.key
+        saved = None if self._index is None else (self._index.copy(), self._revision)
+        saved = saved or load_index(folder, self._analyzer.key)
+        index, index_revision = saved or (BM25Index(), "")
+        if index_revision == revision:
+            return index
+        if not self.document_store.has_revision(index_revision or ""):
+            index = BM25Index()  # another store's index, or that of a future this store has been set back from
+        rows, indexed = self.document_store.rows(), index.rows
+        index.remove(np.setdiff1d(indexed, rows, assume_unique=True))
+        passages = self.document_store.contents(np.setdiff1d(rows, indexed, assume_unique=True))
+        for batch in _batches(passages, _ADD_BATCH):
+            index.add([row for row, _ in batch], [self._analyzer.terms(content) for _, content in batch])
+        try:
+            save_index(index, folder, self._analyzer.key, revision)
+        except OSError as error:
+            logger.warning("The BM25 index can't be saved beside the store, so it is made anew next time: %s", error)
+        return index
+
+
+def _batches(items: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 0:
+        raise ValueError(f"top_k must be at least 0, not {top_k}.")

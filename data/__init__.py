@@ -1,0 +1,13 @@
+"""What flows in, and what needle ships: files and data sets -> Documents; the corpus and the reader's weights."""
+
+import os
+from pathlib import Path
+
+# Haystack reports usage unless told otherwise; with needle it does so only when the user asks for it.
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+
+#: The reader that comes with needle, in the compact form (`needle.components.weights`).
+SHIPPED_READER = Path(__file__).parent / "models" / "minilm-squad2"
+
+#: The corpus that comes with needle: `documents/` and `questions.json` (SQuAD 2.0 format).
+SHIPPED_CORPUS = Path(__file__).parent / "corpus"

@@ -1,0 +1,66 @@
+"""SQuAD 1.1 and 2.0 JSON (plain or .gz) <-> questions and passages.
+
+The format: https://rajpurkar.github.io/SQuAD-explorer (Rajpurkar et al. 2016, arXiv 1606.05250; 2018, arXiv 1806.03822).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from needle.data.errors import UnreadableFile
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a passage with its annotators' answers.
+
+    answers: texts as given, empty for an unanswerable question. answer_starts: their character offsets in `context`.
+    """
+
+    id: str
+    question: str
+    context: str
+    title: str
+    answers: tuple[str, ...] = ()
+    answer_starts: tuple[int, ...] = ()
+
+    @property
+    def is_impossible(self) -> bool:
+        return not self.answers
+
+
+def read_squad(path: str | Path) -> list[Question]:
+    """Read a SQuAD-format file; questions come in the file's order.
+
+    :raises UnreadableFile: if the file is missing, is not JSON, or lacks a field; the message names the file and field.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnreadableFile(f"'{path}' can't be read as SQuAD JSON: {error}") from error
+    try:
+        return list(_questions(content))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableFile(f"'{path}' is JSON but not in SQuAD's format: {type(error).__name__} {error}") from error
+
+
+def _questions(content: dict[str, Any]) -> Iterator[Question]:
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for qa in paragraph["qas"]:
+                answers = [] if qa.get("is_impossible", False) else qa["answers"]
+                yield Question(
+                    id=str(qa["id"]),
+                    question=qa["question"],
+                    context=paragraph["context"],
+                    title=article.get("title", ""),
+                    answers=tuple(a["text"] for a in answers),
+                    answer_starts=tuple(a["answer_start"] for a in answers),
+                )
