@@ -285,6 +285,11 @@ class SQLiteDocumentStore:
         by_id = {(id_, crc): record_tokens(*packed) for id_, crc, *packed in found}
         return [by_id.get((d.id, content_crc(d))) for d in documents]
 
+    def count_tokens(self, tokenizer: str) -> int:
+        """How many documents have stored tokens of this tokenizer."""
+        [(count,)] = self._database.read("SELECT count(*) FROM tokens WHERE tokenizer = ?", (tokenizer,))
+        return int(count)
+
     # Its place and its end
 
     @property

@@ -5,6 +5,7 @@ NeedleError
 ├── UnreadableFile   a file that no text can be had from (binary, encrypted, broken, empty)
 ├── StoreError       a store that can't be opened, or was made by a newer needle
 ├── ModelError       a reader or tokenizer that can't be loaded
+├── PipelineError    a pipeline definition that can't be loaded, or can't be asked
 └── QueryError       a question that can't be asked (empty, longer than the reader's window); also a ValueError
 ```
 """
@@ -24,6 +25,10 @@ class StoreError(NeedleError):
 
 class ModelError(NeedleError):
     """A reader or tokenizer that can't be loaded."""
+
+
+class PipelineError(NeedleError):
+    """A pipeline definition that can't be loaded, or a pipeline that can't be asked."""
 
 
 class QueryError(NeedleError, ValueError):

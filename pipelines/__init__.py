@@ -1,3 +1,26 @@
 """Wiring and the outer edges: the Python API, the pipeline definitions, the command line."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import needle.components  # noqa: F401 (turns Haystack's telemetry off before Haystack is imported)
+
+if TYPE_CHECKING:
+    from needle.pipelines.loading import load_pipeline
+    from needle.pipelines.qa import QA, IndexReport, Result
+
+__all__ = ["QA", "IndexReport", "Result", "load_pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on use: the command line must be able to import this package before it imports Haystack.
+    if name == "load_pipeline":
+        from needle.pipelines.loading import load_pipeline
+
+        return load_pipeline
+    if name in __all__:
+        from needle.pipelines import qa
+
+        return getattr(qa, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""Pipeline definitions (Haystack YAML) -> pipelines on a given store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from haystack import Pipeline
+from haystack.core.errors import DeserializationError, PipelineError
+from haystack.marshal import YamlMarshaller
+
+from needle.data import errors
+
+#: The definitions that come with needle.
+DEFINITIONS = Path(__file__).parent / "definitions"
+
+#: What a definition may name besides Haystack's own modules.
+ALLOWED_MODULES = ["needle.*"]
+
+_STORE = "needle.components.store.SQLiteDocumentStore"
+_WITH_MODEL = ("needle.components.reader.MiniLMReader", "needle.components.passages.PassageWriter")
+
+
+def load_pipeline(definition: str | Path, store: str | Path | None = None, model: str | None = None) -> Pipeline:
+    """Load a definition; modules other than Haystack's and needle's are refused.
+
+    :param definition: a YAML file, or the name of one that comes with needle, such as "bm25_qa".
+    :param store: the folder that all its SQLite document stores get; None leaves what the definition says.
+    :param model: the reader that its readers and writers get; None leaves what the definition says.
+    :raises PipelineError: if there is no such file, it is no pipeline, or it names a module that is not allowed.
+    """
+    file = DEFINITIONS / f"{definition}.yaml" if (DEFINITIONS / f"{definition}.yaml").is_file() else Path(definition)
+    try:
+        data = YamlMarshaller().unmarshal(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(sorted(f.stem for f in DEFINITIONS.glob("*.yaml")))
+        raise errors.PipelineError(
+            f"The pipeline definition '{definition}' can't be read: {error.strerror}. needle's own are: {names}."
+        ) from error
+    except Exception as error:  # PyYAML's errors, and what the marshaller makes of bad Unicode
+        raise errors.PipelineError(f"'{file}' is not valid YAML: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("components"), dict):
+        raise errors.PipelineError(f"'{file}' is no pipeline definition: it has no mapping named 'components'.")
+    for part in _parts(data):
+        if store is not None and part["type"] == _STORE:
+            part["init_parameters"]["path"] = str(store)
+        if model is not None and part["type"] in _WITH_MODEL:
+            part["init_parameters"]["model"] = model
+    try:
+        return Pipeline.from_dict(data, allowed_modules=ALLOWED_MODULES)
+    except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise errors.PipelineError(f"The pipeline of '{file}' can't be made: {error}") from error
+
+
+def _parts(data: Any) -> Iterator[dict[str, Any]]:
+    """All mappings, at any depth, that have a type and parameters."""
+    if isinstance(data, dict):
+        if "type" in data and isinstance(data.setdefault("init_parameters", {}), dict):
+            yield data
+        for value in data.values():
+            yield from _parts(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _parts(value)

@@ -1,0 +1,233 @@
+"""The Python API: open a store, index files or Documents, ask.
+
+```python
+from needle.pipelines import QA
+
+qa = QA.open("my-index")
+qa.index(["handbook/"])
+result = qa.ask("How many days of leave do I have?")
+print(result.answer.data if result.answer else "no answer")
+```
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from haystack import Document, ExtractedAnswer, Pipeline
+from haystack.dataclasses import ByteStream
+
+from needle.components.passages import PassageSplitter, PassageWriter
+from needle.components.store import SQLiteDocumentStore
+from needle.components.tokenizer import PassageTokenizer
+from needle.components.weights import open_checkpoint
+from needle.data.errors import PipelineError, QueryError
+from needle.data.files import SkippedFile, SourceFile, find_files
+from needle.pipelines.loading import load_pipeline
+
+#: Files are converted and committed in batches of at most this many, or this many bytes.
+_BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is answered to a question.
+
+    answers: best first, without "no answer"; empty if nothing was found. no_answer_score: the probability that the passages
+    hold no answer, None if the pipeline does not tell. is_answered: whether the best answer beats "no answer".
+    """
+
+    query: str
+    answers: list[ExtractedAnswer]
+    no_answer_score: float | None
+    is_answered: bool
+
+    @property
+    def answer(self) -> ExtractedAnswer | None:
+        """The best answer; None if "no answer" is likelier."""
+        return self.answers[0] if self.is_answered else None
+
+    @classmethod
+    def of(cls, query: str, answers: Sequence[ExtractedAnswer]) -> Result:
+        """Split a reader's list, in which "no answer" is the one whose data is None."""
+        nulls = [a.score for a in answers if a.data is None]
+        return cls(
+            query=query,
+            answers=[a for a in answers if a.data is not None],
+            no_answer_score=nulls[0] if nulls else None,
+            is_answered=bool(answers) and answers[0].data is not None,
+        )
+
+
+@dataclass
+class IndexReport:
+    """What became of the files given to `QA.index`: paths, and for skipped ones the reasons."""
+
+    indexed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
+    passages: int = 0
+
+
+class QA:
+    """A store and the pipelines on it. Safe to ask from several threads."""
+
+    def __init__(self, store: SQLiteDocumentStore, pipeline: str | Path = "bm25_qa", model: str | None = None):
+        """
+        :param pipeline: the definition used for asking: a YAML file, or the name of one that comes with needle.
+        :param model: the reader, a folder or a hub id; None for what the definition names.
+        """
+        self.store = store
+        self.model = model
+        self.pipeline = load_pipeline(pipeline, store.folder, model)
+        self._answers = _answer_component(self.pipeline)
+
+    @classmethod
+    def open(cls, folder: str | Path, pipeline: str | Path = "bm25_qa", model: str | None = None) -> QA:
+        """Open the store in a folder; one that does not exist is made."""
+        return cls(SQLiteDocumentStore(folder), pipeline, model)
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], pipeline: str | Path = "bm25_qa", model: str | None = None) -> QA:
+        """Documents in a temporary store, which goes when the QA does."""
+        qa = cls(SQLiteDocumentStore(), pipeline, model)
+        qa.index_documents(documents)
+        return qa
+
+    def index(
+        self, paths: Iterable[str | Path | ByteStream], progress: Callable[[int, int], None] | None = None
+    ) -> IndexReport:
+        """Index files, and all files in folders; a changed file's passages are replaced, an unchanged file is left alone.
+
+        Every batch of files is one transaction: what was indexed before an interruption stays.
+
+        :param paths: files, folders, or byte streams whose meta holds `file_path`.
+        :param progress: called with the number of files done and of all files, after every batch.
+        :raises UnreadableFile: if a path does not exist.
+        """
+        paths = list(paths)
+        sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
+        sources += find_files([p for p in paths if not isinstance(p, ByteStream)])
+        report, known = IndexReport(), self.store.files()
+        indexing = load_pipeline("indexing", self.store.folder, self.model)
+        for batch in _batches(sources, report):
+            changed = []
+            for stream in batch:
+                path = str(stream.meta["file_path"])
+                if path in known and known[path].digest == SourceFile.of(path, stream.data).digest:
+                    report.unchanged.append(path)
+                else:
+                    changed.append(stream)
+            if changed:
+                outputs = indexing.run({"converter": {"sources": changed}}, include_outputs_from={"converter"})
+                report.indexed += [file.path for file in outputs["converter"]["files"]]
+                report.skipped += outputs["converter"]["skipped"]
+                report.passages += outputs["writer"]["documents_written"]
+            if progress is not None:
+                progress(len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
+        return report
+
+    def index_documents(self, documents: Iterable[Document]) -> int:
+        """Split Documents into passages and index these; those of a Document with the same id are replaced.
+
+        :returns: the number of passages.
+        """
+        passages = PassageSplitter().run(documents=list(documents))["documents"]
+        return int(PassageWriter(self.store, self.model).run(documents=passages)["documents_written"])
+
+    def remove(self, paths: Iterable[str | Path]) -> int:
+        """Forget files, and all files that were indexed from below folders; they need not exist any more.
+
+        :returns: the number of files forgotten.
+        """
+        files = self.store.files()
+        gone = []
+        for path in paths:
+            name = str(path) if str(path) in files else os.path.abspath(Path(path).expanduser())
+            gone += [file for file in files if file == name or file.startswith(name.rstrip(os.sep) + os.sep)]
+        self.store.remove_files(gone)
+        return len(set(gone))
+
+    def status(self) -> dict[str, Any]:
+        """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`, and
+        `passages_with_tokens`, those whose tokens are kept for that reader."""
+        checkpoint = open_checkpoint(self.model)
+        tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
+        return {
+            "files": {path: file.passages for path, file in self.store.files().items()},
+            "passages": self.store.count_documents(),
+            "passages_with_tokens": self.store.count_tokens(tokenizer.fingerprint),
+            "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
+            "reader": self.model or f"{checkpoint.folder.name} (shipped)",
+        }
+
+    def ask(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> Result:
+        """Answer one question; see `ask_many`."""
+        return self.ask_many([query], top_k, filters)[0]
+
+    def ask_many(
+        self, queries: Sequence[str], top_k: int | None = None, filters: dict[str, Any] | None = None
+    ) -> list[Result]:
+        """Answer questions, all in the same batches where the pipeline can.
+
+        :param top_k: most answers to a question; None for what the pipeline says.
+        :param filters: Haystack filters on the passages; None for what the pipeline says.
+        :raises QueryError: if a question is blank or too long.
+        """
+        for query in queries:
+            if not isinstance(query, str) or not query.strip():
+                raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
+        options = {"top_k": top_k} if top_k is not None else {}
+        if _takes(self.pipeline, "queries"):
+            outputs = self._run("queries", list(queries), options, filters)["answers_per_query"] if queries else []
+        else:
+            outputs = [self._run("query", query, options, filters)["answers"] for query in queries]
+        return [Result.of(query, answers) for query, answers in zip(queries, outputs, strict=True)]
+
+    def _run(self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None) -> dict[str, list[Any]]:
+        data = {name: {socket: value} for name in _takes(self.pipeline, socket)}
+        data.setdefault(self._answers, {}).update(options)
+        if filters is not None:
+            for name in _takes(self.pipeline, "filters"):
+                data.setdefault(name, {})["filters"] = filters
+        outputs: dict[str, list[Any]] = self.pipeline.run(data)[self._answers]
+        return outputs
+
+
+def _takes(pipeline: Pipeline, socket: str) -> list[str]:
+    """The components that need this input from outside."""
+    return [name for name, sockets in pipeline.inputs().items() if socket in sockets]
+
+
+def _answer_component(pipeline: Pipeline) -> str:
+    names = [name for name, sockets in pipeline.outputs().items() if "answers" in sockets]
+    if len(names) != 1 or not _takes(pipeline, "query"):
+        raise PipelineError(
+            "To be asked, a pipeline needs an input 'query' and one component with an output 'answers'; "
+            f"this one has the inputs {sorted({s for i in pipeline.inputs().values() for s in i})} and answers from {names}."
+        )
+    return names[0]
+
+
+def _batches(sources: Sequence[Path | ByteStream], report: IndexReport) -> Iterator[list[ByteStream]]:
+    """Read files into batches of bounded size; those that can't be opened go to the report."""
+    batch: list[ByteStream] = []
+    size = 0
+    for source in sources:
+        if not isinstance(source, ByteStream):
+            try:
+                source = ByteStream(source.read_bytes(), meta={"file_path": str(source)})
+            except OSError as error:
+                report.skipped.append(SkippedFile(str(source), error.strerror or str(error)))
+                continue
+        if batch and (len(batch) == _BATCH_FILES or size + len(source.data) > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(source)
+        size += len(source.data)
+    if batch:
+        yield batch

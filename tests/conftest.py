@@ -1,0 +1,33 @@
+"""What the tests share: real parts, made once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports them: no test may wait for a hub, and none may write to the user's cache by accident.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "true"
+
+from needle.data import SHIPPED_CORPUS
+from needle.pipelines import QA
+
+#: What developers and CI have beside the checkout; absent on a user's machine.
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"'{SHARED}' (data sets of the developers' machines) is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def corpus_qa(tmp_path_factory: pytest.TempPathFactory) -> QA:
+    """The shipped corpus, indexed as a user would."""
+    qa = QA.open(tmp_path_factory.mktemp("corpus") / "store")
+    qa.index([SHIPPED_CORPUS / "documents"])
+    return qa
