@@ -1,15 +1,15 @@
-"""Text -> index terms: lower case, accents folded, English stop words dropped, words stemmed (Snowball)."""
+"""Text -> index terms: case and accents folded, English stop words dropped, words stemmed (Snowball)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 
 import Stemmer
 
-# Words of any script; Chinese and Japanese, which put no space between words, one character each.
-_TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+# Words of any script; Chinese and Japanese, which put no space between words, one character each. An underscore is no
+# part of a word: it joins several, or is a mark of emphasis.
+_TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 _COMBINING = re.compile(r"[\u0300-\u036f]")
 
 #: Words that say nothing about what a passage is about. Question words are among them: passages seldom hold them.
@@ -39,20 +39,17 @@ class Analyzer:
 
     def terms(self, text: str) -> list[str]:
         """A text's terms in order, with repetitions."""
-        return list(self._terms(text))
-
-    def _terms(self, text: str) -> Iterator[str]:
-        text = text.lower()
-        if not text.isascii():
-            text = _COMBINING.sub("", unicodedata.normalize("NFKD", text))
-        words: list[str] = _TERM.findall(text)
-        known, new = self._known, set(words) - self._known.keys()
-        if new:
+        if not text.isascii():  # casefold after taking apart: "™" has capitals inside; then back to whole kana and Hangul
+            text = _COMBINING.sub("", unicodedata.normalize("NFKD", text).casefold())
+            text = unicodedata.normalize("NFC", text)
+        words: list[str] = _TERM.findall(text.lower())
+        known = self._known  # read once: another thread may put a new one in its place
+        if new := set(words).difference(known):  # `- known.keys()` would go through all that is known
             if len(known) > 1_000_000:  # rare words would fill the memory; frequent ones are soon back
                 known, new = {}, set(words)
             known.update(self._analyse(list(new)))
             self._known = known
-        return (term for word in words if (term := known[word]) is not None)
+        return [term for word in words if (term := known[word]) is not None]
 
     def _analyse(self, words: list[str]) -> dict[str, str | None]:
         # A Stemmer must not be used by two threads at once; making one costs microseconds.

@@ -60,7 +60,9 @@ def _embeddings(g: _Graph, first_position: int) -> str:
         word = g.node("Mul", values, g.node("Gather", g.constant(words.scale), "input_ids"))
     else:
         word = g.node("Gather", g.constant(words), "input_ids")
-    kind = g.node("Gather", g.constant(g.array("embeddings.token_type_embeddings.weight")), "token_type_ids")
+    kinds = g.array("embeddings.token_type_embeddings.weight")
+    # RoBERTa has one kind of token, whatever its tokenizer says.
+    kind = g.constant(kinds[:1]) if len(kinds) == 1 else g.node("Gather", g.constant(kinds), "token_type_ids")
     positions = g.constant(g.array("embeddings.position_embeddings.weight")[first_position:])
     length = g.node("Slice", g.node("Shape", "input_ids"), *(g.constant(np.array([i], np.int64)) for i in (1, 2)))
     zero = g.constant(np.array([0], np.int64))

@@ -118,7 +118,7 @@ class Segment:
 
     def postings(self, term: int) -> slice:
         """Where a term's postings stand; empty if no passage here holds it."""
-        i = int(np.searchsorted(self.terms, term))
+        i = int(self.terms.searchsorted(np.int32(term)))  # an int of Python's would have all terms copied to int64
         if i == len(self.terms) or self.terms[i] != term:
             return slice(0, 0)
         return slice(int(self.starts[i]), int(self.starts[i + 1]))
@@ -138,7 +138,7 @@ class BM25Index:
         self.segments: tuple[Segment, ...] = tuple(segments)
         self._rows = np.concatenate([s.rows for s in self.segments] or [np.empty(0, np.int64)])
         self._alive = np.ones(len(self._rows), bool)
-        self._statistics: _Statistics | None = None
+        self._scorers: dict[tuple[Variant, float, float, float, float | None], BM25Scorer] = {}
 
     def copy(self) -> BM25Index:
         """An index that can be changed while this one is searched; they share what never changes."""
@@ -179,7 +179,7 @@ class BM25Index:
         self.segments = segments
         self._rows = np.concatenate([s.rows for s in segments] or [np.empty(0, np.int64)])
         self._alive = alive
-        self._statistics = None
+        self._scorers = {}
 
     def _merge_small(self) -> None:
         """Merge from the end while a segment is not twice as large as the next: their number grows as the logarithm."""
@@ -202,10 +202,15 @@ class BM25Index:
         delta: float | None = None,
     ) -> BM25Scorer:
         """Ready to score with one variant and its parameters (rank_bm25's defaults), on the index as it is now."""
-        if self._statistics is None:
-            self._statistics = _Statistics.of(self.segments, self._alive, len(self.vocabulary))
+        parameters = (variant, k1, b, epsilon, delta)
+        if parameters not in self._scorers:
+            self._scorers[parameters] = self._new_scorer(*parameters)
+        return self._scorers[parameters]
+
+    def _new_scorer(self, variant: Variant, k1: float, b: float, epsilon: float, delta: float | None) -> BM25Scorer:
+        statistics = _Statistics.of(self.segments, self._alive, len(self.vocabulary))
         idf, weight, default_delta = FORMULAS[variant]
-        statistics = self._statistics
+        some_delta = default_delta if delta is None else delta
         norm = 1 - b + b * statistics.lengths / (statistics.mean_length or 1.0)
         return BM25Scorer(
             self.vocabulary,
@@ -213,8 +218,8 @@ class BM25Index:
             self._rows,
             self._alive,
             np.where(statistics.df > 0, idf(statistics.df, statistics.n, epsilon), 0.0),
-            lambda tf, at: weight(tf, norm[at], k1, default_delta if delta is None else delta),
-            everywhere=(default_delta if delta is None else delta) if variant == "plus" else 0.0,
+            lambda tf, at: weight(tf, norm[at], k1, some_delta),
+            everywhere=some_delta if variant == "plus" else 0.0,
         )
 
 

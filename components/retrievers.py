@@ -63,8 +63,7 @@ class BM25Retriever:
         self.stop_words, self.stem = stop_words, stem
         self._analyzer = Analyzer(stop_words, stem)
         self._lock = threading.Lock()
-        self._index: BM25Index | None = None
-        self._revision: str | None = None
+        self._current: tuple[BM25Index, str] | None = None  # the index and the store's revision that it is at
 
     def to_dict(self) -> dict[str, Any]:
         names = ("top_k", "filters", "variant", "k1", "b", "epsilon", "delta", "stop_words", "stem")
@@ -135,31 +134,34 @@ class BM25Retriever:
         raise AssertionError("unreachable")
 
     def _current_index(self) -> BM25Index:
-        revision = self.document_store.revision
-        if self._index is not None and revision == self._revision:
-            return self._index
-        with self._lock:
-            if self._index is None or revision != self._revision:
-                self._index, self._revision = self._updated_index(revision), revision
-            return self._index
+        current = self._current
+        if current is None or current[1] != self.document_store.revision:
+            with self._lock:
+                revision = self.document_store.revision  # read again: another thread may have brought the index further
+                if self._current is None or self._current[1] != revision:
+                    self._current = self._updated_index(revision), revision
+                current = self._current
+        return current[0]
 
     def _updated_index(self, revision: str) -> BM25Index:
         """The index at a revision of the store: what is in memory or on disk, with what the store has since changed."""
         folder = self.document_store.folder / "bm25" / self._analyzer.key
-        saved = None if self._index is None else (self._index.copy(), self._revision)
-        saved = saved or load_index(folder, self._analyzer.key)
-        index, index_revision = saved or (BM25Index(), "")
+        index, index_revision = self._current or load_index(folder, self._analyzer.key) or (BM25Index(), "")
         if index_revision == revision:
             return index
-        if not self.document_store.has_revision(index_revision or ""):
-            index = BM25Index()  # another store's index, or that of a future this store has been set back from
+        # Other threads search it as it was. Unknown to the store is the revision of another store's index, and of one
+        # from a future that this store has been set back from.
+        index = index.copy() if self.document_store.has_revision(index_revision) else BM25Index()
         rows, indexed = self.document_store.rows(), index.rows
         index.remove(np.setdiff1d(indexed, rows, assume_unique=True))
         passages = self.document_store.contents(np.setdiff1d(rows, indexed, assume_unique=True))
         for batch in _batches(passages, _ADD_BATCH):
             index.add([row for row, _ in batch], [self._analyzer.terms(content) for _, content in batch])
         try:
-            save_index(index, folder, self._analyzer.key, revision)
+            # If the store has changed while it was read, this is the index of no one revision: good enough to search and
+            # to bring up to date, but not to be found by a store that is set back to this revision.
+            if self.document_store.revision == revision:
+                return save_index(index, folder, self._analyzer.key, revision)
         except OSError as error:
             logger.warning("The BM25 index can't be saved beside the store, so it is made anew next time: %s", error)
         return index
