@@ -22,17 +22,17 @@ Floats = NDArray[np.float64]
 def okapi_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
     """log((N - df + 0.5) / (df + 0.5)); where that is negative, epsilon times its mean over all terms."""
     idf = np.log(n - df + 0.5) - np.log(df + 0.5)
-    return np.where(idf < 0, epsilon * idf[df > 0].mean(), idf) if df.any() else idf
+    return np.where(idf < 0, epsilon * idf[df > 0].mean(), idf) if df.any() else np.asarray(idf)
 
 
 def okapi_weight(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
     """tf (k1 + 1) / (tf + k1 norm), norm = 1 - b + b dl / avgdl."""
-    return tf * (k1 + 1) / (tf + k1 * norm)
+    return np.asarray(tf * (k1 + 1) / (tf + k1 * norm))
 
 
 def l_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
     """log((N + 1) / (df + 0.5))."""
-    return np.log(n + 1) - np.log(df + 0.5)
+    return np.asarray(np.log(n + 1) - np.log(df + 0.5))
 
 
 def l_weight(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
@@ -243,7 +243,7 @@ class _Statistics:
                 df[segment.terms] += np.diff(segment.starts)
             elif len(segment.positions):
                 df[segment.terms] += np.add.reduceat(here[segment.positions].astype(np.int64), segment.starts[:-1])
-        lengths = np.concatenate([s.lengths for s in segments] or [np.empty(0)]).astype(np.float64)
+        lengths = np.concatenate([s.lengths for s in segments] or [np.empty(0, np.int32)]).astype(np.float64)
         n = int(np.count_nonzero(alive))
         return cls(n, float(lengths[alive].sum() / n) if n else 0.0, lengths, df)
 

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
 import platformdirs
 
 from needle.components.tokenizer import PassageTokenizer
@@ -165,13 +164,19 @@ def _torch_model(checkpoint: Checkpoint) -> torch.nn.Module:
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering
 
-    if not checkpoint.is_compact:
-        try:
-            return AutoModelForQuestionAnswering.from_pretrained(checkpoint.folder, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"transformers can't load a reader from '{checkpoint.folder}': {error}") from error
-    model = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(checkpoint.folder))
-    arrays = checkpoint.arrays().items()
-    state = {name: torch.from_numpy(np.asarray(w.dequantised() if isinstance(w, Quantised) else w)) for name, w in arrays}
-    model.load_state_dict(state)
+    model: torch.nn.Module
+    if checkpoint.is_compact:
+        arrays = checkpoint.arrays().items()
+        state = {name: torch.from_numpy(w.dequantised() if isinstance(w, Quantised) else w) for name, w in arrays}
+        model = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(checkpoint.folder))  # type: ignore[no-untyped-call]
+        model.load_state_dict(state)
+        return model
+    try:
+        model, report = AutoModelForQuestionAnswering.from_pretrained(
+            checkpoint.folder, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"transformers can't load a reader from '{checkpoint.folder}': {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"'{checkpoint.folder}' is no reader: its weights lack {', '.join(missing)}.")
     return model

@@ -65,7 +65,8 @@ class PassageSplitter:
 
     def _split(self, document: Document) -> Iterator[Document]:
         text = document.content or ""
-        page, counted = document.meta.get("page_number", 1), 0
+        page, counted = document.meta.get("page_number"), 0
+        page = page if isinstance(page, int) else 1  # a file's own meta may hold anything under this name
         for start, end in self._bounds(text):
             page += text.count("\f", counted, start)
             counted = start
@@ -84,8 +85,9 @@ class PassageSplitter:
             yield units[first][0], units[after - 1][1]
             if after == len(units):
                 return
-            shared, first = 0, after
-            while shared + units[first - 1][2] <= self.overlap:
+            # Sharing more than leaves room for the next unit would make the same passage again.
+            shared, first, most = 0, after, min(self.overlap, self.length - units[after][2])
+            while shared + units[first - 1][2] <= most:
                 first -= 1
                 shared += units[first][2]
 
@@ -132,6 +134,7 @@ class PassageWriter:
         """
         self.warm_up()
         assert self._tokenizer is not None
+        documents = list({document.id: document for document in documents}.values())  # equal parts of a file count once
         tokens = self._tokenizer.encode([document.content or "" for document in documents])
         passages = Counter(document.meta.get("file_path") for document in documents)
         indexed = [IndexedFile(f.path, f.digest, f.size, passages[f.path]) for f in files or []]

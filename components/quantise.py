@@ -41,7 +41,7 @@ def quantise(weights: Weights, config: dict[str, Any], samples: Iterable[Batch])
 
 def _smooth(weight: NDArray[np.float32], largest: NDArray[np.float32]) -> NDArray[np.float32]:
     smooth = np.maximum(largest, 1e-4) ** ALPHA / np.maximum(np.abs(weight).max(axis=0), 1e-5) ** (1 - ALPHA)
-    return (smooth / np.exp(np.log(smooth).mean())).astype(np.float32)
+    return np.asarray(smooth / np.exp(np.log(smooth).mean()), np.float32)
 
 
 def _largest_inputs(weights: Weights, config: dict[str, Any], samples: Iterable[Batch]) -> dict[str, NDArray[np.float32]]:

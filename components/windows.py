@@ -135,7 +135,8 @@ def pair_batches(
     questions = [tokens.ids for tokens in tokenizer.encode([question for question, _ in pairs])]
     passages = tokenizer.encode([passage for _, passage in pairs])
     template = tokenizer.template
-    lengths = (np.array([len(x) for x in part], np.int32) for part in (questions, [p.ids for p in passages]))
-    windows = split_windows(*lengths, template.n_special, max_seq_len, stride)
+    question_lengths = np.array([len(q) for q in questions], np.int32)
+    passage_lengths = np.array([len(p.ids) for p in passages], np.int32)
+    windows = split_windows(question_lengths, passage_lengths, template.n_special, max_seq_len, stride)
     for group in batches_by_length(windows["length"], 1024):
         yield fill_batch(windows[group], questions, passages, template, tokenizer.pad_id)

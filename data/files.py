@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,26 @@ from needle.data.errors import UnreadableFile
 
 #: Keys of a JSON object, and names of a CSV column, that hold a document's text.
 TEXT_KEYS = ("content", "text")
+
+#: Marks at the beginning of a text that tell its encoding; UTF-32's begins like UTF-16's.
+_MARKS = [
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+]
+#: What text that is not Unicode is tried as: with rarer encodings among them, short texts are taken for the wrong one.
+_WESTERN = "cp1252"
+_LEGACY = [_WESTERN, "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256"]
+_LEGACY += ["cp932", "euc_jp", "gb18030", "big5", "cp949"]
+
+# Without a handler of their own, what these parsers have to say about a file is printed.
+for _name in ("pypdf", "trafilatura"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+_LOGGING = threading.Lock()
+
+#: Deeper JSON is refused: what is kept of it as meta is walked through by functions that call themselves.
+_MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -46,21 +69,24 @@ class SkippedFile:
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
-    """All files at and below `paths`, absolute and sorted; names that start with a dot are passed over in folders.
+    """All files at and below `paths`, absolute and sorted.
+
+    In folders, names that start with a dot are passed over, and so are pipes, sockets and links to folders. A folder that
+    can't be listed stands for its files.
 
     :raises UnreadableFile: if one of `paths` does not exist.
     """
     found: set[Path] = set()
-    for path in map(Path, paths):
-        path = path.expanduser().resolve()
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                found.update(Path(folder, name) for name in names if not name.startswith("."))
-        elif path.exists():
-            found.add(path)
-        else:
-            raise UnreadableFile(f"There is no file or folder '{path}'.")
+    for given in paths:
+        path = os.path.realpath(os.path.expanduser(given))
+        if given == "" or not os.path.exists(path):
+            raise UnreadableFile(f"There is no file or folder '{given}'.")
+        if not os.path.isdir(path):
+            found.add(Path(path))
+        for folder, folders, names in os.walk(path, onerror=lambda error: found.add(Path(error.filename))):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            files = (Path(folder, name) for name in names if not name.startswith("."))
+            found.update(file for file in files if file.is_file() or file.is_symlink())
     return sorted(found)
 
 
@@ -85,7 +111,7 @@ class FileConverter:
         files: list[SourceFile] = []
         skipped: list[SkippedFile] = []
         for source in sources:
-            path = str(source.meta.get("file_path", "stdin") if isinstance(source, ByteStream) else Path(source).resolve())
+            path = str(source.meta.get("file_path", "stdin")) if isinstance(source, ByteStream) else os.path.realpath(source)
             try:
                 data = source.data if isinstance(source, ByteStream) else Path(source).read_bytes()
                 documents += convert(path, data)
@@ -106,6 +132,8 @@ def convert(path: str, data: bytes) -> list[Document]:
     """
     if not data.strip():
         raise UnreadableFile("the file is empty")
+    if any("\ud800" <= character <= "\udfff" for character in path):  # how Python spells bytes that are not UTF-8
+        raise UnreadableFile("its name is not valid Unicode; rename it")
     reader = _READERS.get(Path(path).suffix.lower(), _text)
     documents = [
         Document(content=d.content, meta={"title": Path(path).stem, **d.meta, "file_path": path})
@@ -118,28 +146,29 @@ def convert(path: str, data: bytes) -> list[Document]:
 
 
 def decode(data: bytes) -> str:
-    """Bytes -> text: UTF-8, UTF-16 with its mark, or the encoding that charset-normalizer finds.
+    """Bytes -> text: UTF-8, UTF-16 or UTF-32 with its mark, or the older encoding that charset-normalizer finds likeliest.
 
     :raises UnreadableFile: if the bytes are not text.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors="replace")
-    if b"\0" in data:
+    encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in data:
         raise UnreadableFile("it is a binary file of a type that needle does not read")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError:
-        match = charset_normalizer.from_bytes(data).best()
-        if match is None:
+        matches = charset_normalizer.from_bytes(data, cp_isolation=_LEGACY)
+        if (best := matches.best()) is None or encoding != "utf-8-sig":
             raise UnreadableFile("its text encoding can't be told") from None
-        return str(match)
+        # Where nothing speaks for one encoding above another, the commonest is meant.
+        western = next((m for m in matches if _WESTERN in m.could_be_from_charset), best)
+        return str(western if (western.chaos, -western.coherence) <= (best.chaos, -best.coherence) else best)
 
 
 def _run(converter: Any, data: bytes, **options: Any) -> list[Document]:
     with _reasons("haystack") as reasons:
         documents: list[Document] = converter.run(sources=[ByteStream(data)], **options)["documents"]
-    if not documents and reasons:
-        raise UnreadableFile(reasons[0])
+    if not documents and any(reasons):
+        raise UnreadableFile(f"it could not be read ({reasons[0]})")
     return documents
 
 
@@ -148,14 +177,15 @@ def _reasons(logger_name: str) -> Iterator[list[str]]:
     """Haystack's converters log why they skip a file; this collects the reasons instead of printing them."""
     logger, messages = logging.getLogger(logger_name), list[str]()
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage().rpartition("Error: ")[2])  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    propagate, logger.propagate = logger.propagate, False
-    try:
-        yield messages
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
+    handler.emit = lambda record: messages.append(record.getMessage().partition("Error: ")[2])  # type: ignore[method-assign]
+    with _LOGGING:  # loggers are the whole process's
+        logger.addHandler(handler)
+        propagate, logger.propagate = logger.propagate, False
+        try:
+            yield messages
+        finally:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 # Converters are imported when a file needs them: together they take a second.
@@ -185,7 +215,8 @@ def _pdf(data: bytes) -> list[Document]:
     from pypdf.errors import PyPdfError
 
     try:
-        if PdfReader(io.BytesIO(data)).is_encrypted and not PdfReader(io.BytesIO(data), password="").decrypt(""):
+        reader = PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
             raise UnreadableFile("it is protected by a password")
     except PyPdfError as error:
         raise UnreadableFile(f"it is not a valid PDF ({error})") from error
@@ -203,31 +234,33 @@ def _docx(data: bytes) -> list[Document]:
 def _csv(data: bytes) -> list[Document]:
     from haystack.components.converters import CSVToDocument
 
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a whole article
     text = decode(data)
     rows = list(csv.reader(io.StringIO(text)))
     header = rows[0] if rows else []
     for key in TEXT_KEYS:
         if key in header:
             return _run(CSVToDocument(conversion_mode="row"), text.encode(), content_column=key)
-    lines = ("; ".join(f"{k}: {v}" for k, v in zip(header, row, strict=False) if v.strip()) for row in rows[1:])
+    cells = ([(k, v) for k, v in zip_longest(header, row, fillvalue="") if v.strip()] for row in rows[1:])
+    lines = ("; ".join(f"{k}: {v}" if k.strip() else v for k, v in row) for row in cells)
     return [Document(content="\n".join(line for line in lines if line))]
 
 
 def _json(data: bytes) -> list[Document]:
     try:
         content = json.loads(decode(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableFile(f"it is not valid JSON ({error})") from error
     return _objects(content if isinstance(content, list) else [content])
 
 
 def _json_lines(data: bytes) -> list[Document]:
     objects = []
-    for number, line in enumerate(decode(data).splitlines(), start=1):
+    for number, line in enumerate(decode(data).split("\n"), start=1):
         if line.strip():
             try:
                 objects.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UnreadableFile(f"its line {number} is not valid JSON ({error})") from error
     return _objects(objects)
 
@@ -240,8 +273,20 @@ def _objects(objects: list[Any]) -> list[Document]:
         key = next((k for k in TEXT_KEYS if isinstance(item, dict) and isinstance(item.get(k), str)), None)
         if key is None:
             raise UnreadableFile(f"its object {n} has no text under {' or '.join(map(repr, TEXT_KEYS))}")
-        documents += _run(JSONConverter(content_key=key, extra_meta_fields="*"), json.dumps(item).encode())
+        if _depth(item) > _MAX_DEPTH:
+            raise UnreadableFile(f"its object {n} is nested more than {_MAX_DEPTH} levels deep")
+        text = json.dumps(item, ensure_ascii=False, allow_nan=False)  # a store holds no NaN, and no half of a character
+        documents += _run(JSONConverter(content_key=key, extra_meta_fields="*"), text.encode(errors="replace"))
     return documents
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = (v.values() if isinstance(v, dict) else v if isinstance(v, list) else () for v in level)
+        level = list(chain.from_iterable(inner))
+    return depth
 
 
 _READERS: dict[str, Callable[[bytes], list[Document]]] = {

@@ -6,9 +6,11 @@ Exit codes: 0 all went well; 1 it could not be done, the message says why; 2 wro
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,8 +32,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+#: What a document or a file name could steer the terminal with.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 SKIPPED = 3
 
@@ -67,7 +72,13 @@ def ask(
     ] = None,
     file: Annotated[
         typer.FileText | None,
-        typer.Option("--questions", metavar="FILE", help="One question a line; - reads standard input."),
+        typer.Option(
+            "--questions",
+            metavar="FILE",
+            encoding="utf-8-sig",
+            errors="replace",
+            help="One question a line; - reads standard input.",
+        ),
     ] = None,
     pipeline: Annotated[
         str, typer.Option(metavar="FILE.yaml", help="A pipeline definition, or the name of one of needle's own.")
@@ -83,9 +94,7 @@ def ask(
             raise QueryError("There is no question. Give one in quotes, or a file of them with --questions FILE.")
         if (store is None) == (not docs):
             raise NeedleError("Say what to ask: either --store FOLDER (made by needle index) or --docs PATH.")
-        if store is not None and not (store / "needle.sqlite").is_file():
-            raise NeedleError(f"There is no store in '{store}'. Make one: needle index PATH... --store {store}")
-        qa = _open(store, pipeline, model)
+        qa = _open(_existing(store) if store is not None else None, pipeline, model)
         skipped = _index(qa, [str(path) for path in docs], quiet=True) if docs else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
@@ -107,7 +116,7 @@ def remove(
         for path in paths:
             if not (removed := qa.remove([path])):
                 raise NeedleError(f"No file of the store '{store}' is '{path}' or below it; needle status lists them.")
-            out.print(f"removed {removed} file{'s' * (removed != 1)}: {path}", markup=False)
+            out.print(_text(f"removed {_count(removed, 'file')}: {path}"))
 
 
 @app.command()
@@ -120,12 +129,15 @@ def status(store: Store, model: Model = None, as_json: AsJson = False) -> None:
             return
         files = facts.pop("files")
         for name, value in {"files": len(files), **facts}.items():
-            out.print(f"{name.replace('_', ' '):18} {value}", markup=False)
+            out.print(_text(f"{name.replace('_', ' '):20}  {value}"))
         for path, passages in files.items():
-            out.print(f"  {passages:5} passages  {path}", markup=False)
+            out.print(_text(f"{_count(passages, 'passage'):>20}  {path}"))
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an answer may hold what the terminal's encoding lacks
     app()
 
 
@@ -151,7 +163,7 @@ def _import_haystack_without_torch() -> None:
 
 def _existing(store: Path) -> Path:
     if not (store / "needle.sqlite").is_file():
-        raise NeedleError(f"There is no store in '{store}'.")
+        raise NeedleError(f"There is no store in '{store}'. Make one: needle index PATH... --store {store}")
     return store
 
 
@@ -161,7 +173,7 @@ def _errors_told() -> Iterator[None]:
     try:
         yield
     except NeedleError as error:
-        err.print(Text(f"needle: {error}", style="red"))
+        err.print(_text(f"needle: {error}", style="red"))
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         err.print("needle: interrupted; what was committed stays.")
@@ -180,11 +192,11 @@ def _index(qa: QA, paths: list[str], quiet: bool = False) -> bool:
         task = bar.add_task("", total=None)
         report = qa.index(sources, lambda done, total: bar.update(task, completed=done, total=total))
     for skipped in report.skipped:
-        err.print(Text(f"skipped {skipped.path}: {skipped.reason}", style="yellow"))
+        err.print(_text(f"skipped {skipped.path}: {skipped.reason}", style="yellow"))
     if not quiet:
         out.print(
-            f"{len(report.indexed)} files indexed ({report.passages} passages), {len(report.unchanged)} unchanged, "
-            f"{len(report.skipped)} skipped"
+            f"{_count(len(report.indexed), 'file')} indexed ({_count(report.passages, 'passage')}), "
+            f"{len(report.unchanged)} unchanged, {len(report.skipped)} skipped"
         )
         if report.skipped:
             raise typer.Exit(SKIPPED)
@@ -192,20 +204,21 @@ def _index(qa: QA, paths: list[str], quiet: bool = False) -> bool:
 
 
 def _print_result(result: Result) -> None:
-    out.print(Text(result.query, style="bold"))
+    out.print(_text(result.query, style="bold"))
     if not result.is_answered:
         score = f" ({result.no_answer_score:.0%})" if result.no_answer_score is not None else ""
         out.print(f"  No answer was found in the documents{score}.\n")
         return
     for number, answer in enumerate(result.answers, start=1):
         line = Text(f"  {number}. ")
-        line.append(answer.data or "", style="bold green")
-        first, *others = dict.fromkeys(_source(place) for place in answer.meta["places"])
-        line.append(f"  {answer.score:.0%}  {first}")
+        line.append(_text(" ".join((answer.data or "").split()), style="bold green"))
+        first, *others = dict.fromkeys(_source(place) for place in answer.meta.get("places", [])) or [""]
+        line.append(_text(f"  {answer.score:.0%}  {first}"))
         out.print(line)
-        out.print(_highlighted(answer))
+        if answer.context_offset is not None:
+            out.print(_highlighted(answer))
         if others:
-            out.print(Text(f"     also in: {', '.join(others)}", style="dim"))
+            out.print(_text(f"     also in: {', '.join(others)}", style="dim"))
     out.print()
 
 
@@ -218,10 +231,18 @@ def _highlighted(answer: ExtractedAnswer) -> Text:
     if not out.is_terminal:
         found = f"**{found}**"
     text = Text("     ")
-    text.append(" ".join(before.split()) + " " * before[-1:].isspace())
-    text.append(found, style="bold reverse")
-    text.append(" " * after[:1].isspace() + " ".join(after.split()))
+    text.append(_text(" ".join(before.split()) + " " * before[-1:].isspace()))
+    text.append(_text(" ".join(found.split()), style="bold reverse"))
+    text.append(_text(" " * after[:1].isspace() + " ".join(after.split())))
     return text
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(_CONTROL.sub("\ufffd", text), style)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _source(place: dict[str, Any]) -> str:
@@ -229,7 +250,7 @@ def _source(place: dict[str, Any]) -> str:
     if path is None:
         return f"document {place['source_id'][:12]}"
     name = Path(path).name
-    return f"{name}, page {place['page_number']}" if name.endswith((".pdf", ".docx")) else name
+    return f"{name}, page {place['page_number']}" if name.lower().endswith((".pdf", ".docx")) else name
 
 
 def _result_json(result: Result) -> dict[str, Any]:
@@ -245,8 +266,8 @@ def _result_json(result: Result) -> dict[str, Any]:
                 "context_offset": [answer.context_offset.start, answer.context_offset.end]
                 if answer.context_offset
                 else None,
-                "retrieval_score": answer.meta["retrieval_score"],
-                "places": answer.meta["places"],
+                "retrieval_score": answer.meta.get("retrieval_score"),
+                "places": answer.meta.get("places", []),
             }
             for answer in result.answers
         ],

@@ -42,15 +42,18 @@ def load_pipeline(definition: str | Path, store: str | Path | None = None, model
         raise errors.PipelineError(f"'{file}' is not valid YAML: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("components"), dict):
         raise errors.PipelineError(f"'{file}' is no pipeline definition: it has no mapping named 'components'.")
-    for part in _parts(data):
-        if store is not None and part["type"] == _STORE:
-            part["init_parameters"]["path"] = str(store)
-        if model is not None and part["type"] in _WITH_MODEL:
-            part["init_parameters"]["model"] = model
     try:
+        for part in _parts(data):
+            if store is not None and part["type"] == _STORE:
+                part["init_parameters"]["path"] = str(store)
+            if model is not None and part["type"] in _WITH_MODEL:
+                part["init_parameters"]["model"] = model
         return Pipeline.from_dict(data, allowed_modules=ALLOWED_MODULES)
-    except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise errors.PipelineError(f"The pipeline of '{file}' can't be made: {error}") from error
+    except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # Haystack goes on to advise what only its own API offers.
+        reason, _, advice = str(error).partition(" If you trust")
+        remedy = " If you trust the file, set HAYSTACK_DESERIALIZATION_ALLOWLIST='that.module'." if advice else ""
+        raise errors.PipelineError(f"The pipeline of '{file}' can't be made: {reason}{remedy}") from error
 
 
 def _parts(data: Any) -> Iterator[dict[str, Any]]:

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from haystack import Document, ExtractedAnswer, Pipeline
+from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ByteStream
+from haystack.errors import FilterError
 
 from needle.components.passages import PassageSplitter, PassageWriter
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.weights import open_checkpoint
-from needle.data.errors import PipelineError, QueryError
+from needle.data.errors import NeedleError, PipelineError, QueryError
 from needle.data.files import SkippedFile, SourceFile, find_files
 from needle.pipelines.loading import load_pipeline
 
@@ -111,7 +113,9 @@ class QA:
         """
         paths = list(paths)
         sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
-        sources += find_files([p for p in paths if not isinstance(p, ByteStream)])
+        files = find_files([p for p in paths if not isinstance(p, ByteStream)])
+        own = Path(os.path.realpath(self.store.folder))
+        sources += [file for file in files if not file.is_relative_to(own)]
         report, known = IndexReport(), self.store.files()
         indexing = load_pipeline("indexing", self.store.folder, self.model)
         for batch in _batches(sources, report):
@@ -123,7 +127,7 @@ class QA:
                 else:
                     changed.append(stream)
             if changed:
-                outputs = indexing.run({"converter": {"sources": changed}}, include_outputs_from={"converter"})
+                outputs = _run(indexing, {"converter": {"sources": changed}}, include_outputs_from={"converter"})
                 report.indexed += [file.path for file in outputs["converter"]["files"]]
                 report.skipped += outputs["converter"]["skipped"]
                 report.passages += outputs["writer"]["documents_written"]
@@ -147,8 +151,9 @@ class QA:
         files = self.store.files()
         gone = []
         for path in paths:
-            name = str(path) if str(path) in files else os.path.abspath(Path(path).expanduser())
-            gone += [file for file in files if file == name or file.startswith(name.rstrip(os.sep) + os.sep)]
+            place = os.path.expanduser(path)
+            names = {str(path), os.path.abspath(place), os.path.realpath(place)}  # files are known by their real folders
+            gone += [f for f in files if any(f == name or f.startswith(name.rstrip(os.sep) + os.sep) for name in names)]
         self.store.remove_files(gone)
         return len(set(gone))
 
@@ -176,13 +181,16 @@ class QA:
 
         :param top_k: most answers to a question; None for what the pipeline says.
         :param filters: Haystack filters on the passages; None for what the pipeline says.
-        :raises QueryError: if a question is blank or too long.
+        :raises QueryError: if a question is blank, not valid Unicode, or too long.
+        :raises PipelineError: if a component fails, or has no such input.
         """
         for query in queries:
             if not isinstance(query, str) or not query.strip():
                 raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
+            if any("\ud800" <= character <= "\udfff" for character in query):
+                raise QueryError(f"A question must be valid Unicode, which {query!a} is not.")
         options = {"top_k": top_k} if top_k is not None else {}
-        if _takes(self.pipeline, "queries"):
+        if _takes(self.pipeline, "queries") == _takes(self.pipeline, "query"):
             outputs = self._run("queries", list(queries), options, filters)["answers_per_query"] if queries else []
         else:
             outputs = [self._run("query", query, options, filters)["answers"] for query in queries]
@@ -194,8 +202,18 @@ class QA:
         if filters is not None:
             for name in _takes(self.pipeline, "filters"):
                 data.setdefault(name, {})["filters"] = filters
-        outputs: dict[str, list[Any]] = self.pipeline.run(data)[self._answers]
+        outputs: dict[str, list[Any]] = _run(self.pipeline, data)[self._answers]
         return outputs
+
+
+def _run(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Run it; what its components raise on purpose comes out as it is, not as what Haystack wraps it in."""
+    try:
+        return pipeline.run(data, **options)
+    except (PipelineRuntimeError, ValueError) as error:
+        if isinstance(error.__cause__, NeedleError | FilterError):
+            raise error.__cause__ from None
+        raise PipelineError(f"The pipeline could not be run. {error}") from error
 
 
 def _takes(pipeline: Pipeline, socket: str) -> list[str]:

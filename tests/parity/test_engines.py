@@ -190,3 +190,10 @@ def test_broken_weights_are_named(tmp_path):
         open_checkpoint(tmp_path).arrays()
     with pytest.raises(ModelError, match=r"has no config\.json"):
         open_checkpoint(tmp_path.parent)
+
+
+def test_a_model_without_a_span_head_is_no_reader(tmp_path):
+    tiny("distilbert", tmp_path)
+    transformers.DistilBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"qa_outputs\.weight"):
+        open_engine(open_checkpoint(tmp_path), "cpu")

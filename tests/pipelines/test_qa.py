@@ -1,0 +1,137 @@
+"""The Python API."""
+
+import pytest
+from haystack import Document
+from haystack.dataclasses import ByteStream
+
+from needle.data.errors import QueryError, UnreadableFile
+from needle.pipelines import QA
+
+TARN = "The lighthouse of Tarn was lit in 1842. Its keeper was Ezra Whitcombe."
+
+
+@pytest.fixture
+def qa(tmp_path):
+    return QA.open(tmp_path / "store")
+
+
+def test_documents_are_asked_without_a_store_of_ones_own():
+    qa = QA.from_documents([Document(content=TARN, meta={"title": "Tarn"}), Document(content="Nothing else is here.")])
+    result = qa.ask("Who was the keeper of the lighthouse?")
+    assert result.is_answered
+    assert result.answer.data == "Ezra Whitcombe"
+    assert result.answer.document.meta["title"] == "Tarn"
+    assert result.no_answer_score == pytest.approx(1 - result.answer.score)
+
+
+def test_what_the_documents_do_not_tell_is_not_answered():
+    result = QA.from_documents([Document(content=TARN)]).ask("Who wrote the opera about the lighthouse?")
+    assert result.answer is None
+    assert not result.is_answered
+    assert result.no_answer_score > 0.5
+
+
+def test_an_empty_store_answers_nothing(qa):
+    result = qa.ask("Is anybody there?")
+    assert (result.answers, result.no_answer_score, result.is_answered) == ([], 1.0, False)
+
+
+def test_many_questions_are_answered_in_their_order(qa):
+    qa.index_documents([Document(content=TARN)])
+    results = qa.ask_many(["When was the lighthouse lit?", "Who was its keeper?"], top_k=1)
+    assert [r.query for r in results] == ["When was the lighthouse lit?", "Who was its keeper?"]
+    assert [r.answer.data for r in results] == ["1842", "Ezra Whitcombe"]
+    assert [len(r.answers) for r in results] == [1, 1]
+    assert qa.ask_many([]) == []
+
+
+def test_filters_choose_the_passages(qa):
+    qa.index_documents([Document(content=TARN.replace("1842", y), meta={"year": int(y)}) for y in ("1842", "1901")])
+    for year in (1842, 1901):
+        chosen = {"field": "meta.year", "operator": "==", "value": year}
+        assert qa.ask("When was the lighthouse lit?", filters=chosen).answer.data == str(year)
+
+
+def test_a_changed_document_replaces_its_passages(qa):
+    qa.index_documents([Document(id="tarn", content=TARN)])
+    qa.index_documents([Document(id="tarn", content=TARN.replace("Ezra Whitcombe", "Ada Pell"))])
+    assert qa.store.count_documents() == 1
+    assert qa.ask("Who was the keeper?").answer.data == "Ada Pell"
+
+
+def test_files_are_indexed_once_and_again_when_they_change(qa, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "tarn.txt").write_text(TARN)
+    (folder / "other.md").write_text("# Other\n\nNothing *here*.")
+    progress = []
+    first = qa.index([folder], lambda done, total: progress.append((done, total)))
+    assert (len(first.indexed), first.passages, progress) == (2, 2, [(2, 2)])
+    assert qa.index([folder]).unchanged == [str(folder / "other.md"), str(folder / "tarn.txt")]
+    (folder / "tarn.txt").write_text(TARN.replace("1842", "1843"))
+    assert qa.index([folder]).indexed == [str(folder / "tarn.txt")]
+    assert qa.store.count_documents() == 2
+    assert qa.ask("When was the lighthouse lit?").answer.data == "1843"
+
+
+def test_a_file_that_became_unreadable_keeps_what_was_stored(qa, tmp_path):
+    file = tmp_path / "tarn.txt"
+    file.write_text(TARN)
+    qa.index([file])
+    file.write_bytes(b"\0\1\2")
+    report = qa.index([file])
+    assert [s.path for s in report.skipped] == [str(file)]
+    assert qa.ask("Who was the keeper?").answer.data == "Ezra Whitcombe"
+
+
+def test_streams_are_indexed_under_their_name(qa):
+    report = qa.index([ByteStream(TARN.encode(), meta={"file_path": "notes.txt"})])
+    assert report.indexed == ["notes.txt"]
+    assert qa.ask("Who was the keeper?").answer.meta["places"][0]["file_path"] == "notes.txt"
+
+
+def test_files_and_folders_are_removed_even_when_they_are_gone(qa, tmp_path):
+    for name in ("a/one.txt", "a/b/two.txt", "ab/three.txt"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{TARN} {name}")
+    qa.index([tmp_path])
+    (tmp_path / "a/one.txt").unlink()
+    assert qa.remove([tmp_path / "a"]) == 2
+    assert [f.rsplit("/", 1)[-1] for f in qa.store.files()] == ["three.txt"]
+    assert qa.remove([tmp_path / "nothing"]) == 0
+
+
+def test_an_answers_offsets_lead_to_the_words_in_the_source_document(qa):
+    text = "Lead-in without meaning. " * 60 + TARN + " Closing words that say little." * 60
+    qa.index_documents([Document(id="long", content=text)])
+    answer = qa.ask("Who was the keeper of the lighthouse?").answer
+    place = answer.meta["places"][0]
+    assert place["source_id"] == "long"
+    assert text[place["start_char"] : place["end_char"]] == answer.data == "Ezra Whitcombe"
+
+
+@pytest.mark.parametrize("query", ["", "  ", None])
+def test_a_blank_question_is_refused(qa, query):
+    with pytest.raises(QueryError, match="not blank"):
+        qa.ask(query)
+
+
+def test_a_path_that_does_not_exist_is_named(qa, tmp_path):
+    with pytest.raises(UnreadableFile, match="nowhere"):
+        qa.index([tmp_path / "nowhere"])
+
+
+def test_status_tells_what_is_there(qa):
+    qa.index([ByteStream(TARN.encode(), meta={"file_path": "notes.txt"})])
+    status = qa.status()
+    assert status["files"] == {"notes.txt": 1}
+    assert status["passages"] == status["passages_with_tokens"] == 1
+    assert status["size_bytes"] > 0
+    assert status["reader"] == "minilm-squad2 (shipped)"
+
+
+def test_haystacks_telemetry_is_off_unless_asked_for():
+    import haystack.telemetry._telemetry as telemetry
+
+    assert telemetry.telemetry is None
