@@ -13,10 +13,11 @@ _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9ff
 _COMBINING = re.compile(r"[\u0300-\u036f]")
 
 #: Words that say nothing about what a passage is about. Question words are among them: passages seldom hold them.
+#: "us" and "will" are not: they are names as well (the US, Will).
 STOP_WORDS = frozenset(
     "a an and are as at be been but by did do does for from had has have he her his how i if in into is it its me my no "  # noqa: SIM905
-    "not of on or our she so such than that the their them then there these they this those to up us was we were what "
-    "when where which while who whom whose why will with would you your".split()
+    "not of on or our she so such than that the their them then there these they this those to up was we were what "
+    "when where which while who whom whose why with would you your".split()
 )
 
 

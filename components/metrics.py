@@ -47,7 +47,7 @@ def squad_scores(questions: Sequence[Question], predictions: Mapping[str, str]) 
         if (prediction := predictions.get(question.id)) is None:
             continue
         # As in the official script, an answer that normalises to nothing does not count.
-        answers = [a for a in question.answers if normalise_answer(a)] or [""]
+        answers = [a for a in (*question.answers, *question.also) if normalise_answer(a)] or [""]
         row = max(exact_match(prediction, a) for a in answers), max(f1(prediction, a) for a in answers)
         rows[""].append(row)
         rows["no_answer_" if question.is_impossible else "has_answer_"].append(row)

@@ -195,8 +195,10 @@ class MiniLMReader:
             query_index, document = pairs[pair]
             offsets = passages[pair].offsets
             bounds = trimmed(document.content or "", int(offsets[start, 0]), int(offsets[end - 1, 1]))
-            if bounds[0] < bounds[1]:
-                candidates[query_index].append(Candidate(document, *bounds, margin))
+            candidate = Candidate(document, *bounds, margin)
+            # A heading and the words below it are no answer, though the model, which sees no line breaks, may think so.
+            if candidate.text and "\n\n" not in candidate.text:
+                candidates[query_index].append(candidate)
         return candidates
 
     def _passage_tokens(self, documents: Sequence[Document], tokenizer: PassageTokenizer) -> list[Tokens]:

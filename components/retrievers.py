@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 #: Passages analysed and added to the index at a time: bounds the memory, and makes one segment.
 _ADD_BATCH = 50_000
 
+#: Searches before giving up, each undone by a passage that is found and then deleted before it can be read.
+_ATTEMPTS = 20
+
 
 @component
 class BM25Retriever:
@@ -115,16 +118,17 @@ class BM25Retriever:
         return await asyncio.to_thread(self.run, query, queries, filters, top_k)
 
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
-        for attempt in range(3):
+        for attempt in range(_ATTEMPTS):
             index = self._current_index()
             scorer = index.scorer(self.variant, self.k1, self.b, self.epsilon, self.delta)
-            among = self.document_store.rows(filters) if filters else None
+            # Beside a busy writer, leave out what it has deleted since the index was brought up to date.
+            among = self.document_store.rows(filters) if filters or attempt else None
             results = [scorer.top_k(self._analyzer.terms(query), top_k, among) for query in queries]
             rows = np.unique(np.concatenate([rows for rows, _ in results] or [np.empty(0, np.int64)]))
             try:
                 documents = dict(zip(rows.tolist(), self.document_store.documents_at(rows), strict=True))
             except StoreError:
-                if attempt == 2:
+                if attempt == _ATTEMPTS - 1:
                     raise
                 continue  # a passage was deleted after the search; the index is brought up to date and searched again
             return [

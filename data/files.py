@@ -206,7 +206,10 @@ def _markdown(data: bytes) -> list[Document]:
 def _html(data: bytes) -> list[Document]:
     from haystack.components.converters import HTMLToDocument
 
-    return _run(HTMLToDocument(extraction_kwargs={"favor_recall": True, "with_metadata": False}), decode(data).encode())
+    text = decode(data)
+    if "<html" not in text.lower():
+        text = f"<!doctype html>{text}"  # else trafilatura takes a page that leaves the optional tags out for none
+    return _run(HTMLToDocument(extraction_kwargs={"favor_recall": True, "with_metadata": False}), text.encode())
 
 
 def _pdf(data: bytes) -> list[Document]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class Question:
     """A question on a passage with its annotators' answers.
 
     answers: texts as given, empty for an unanswerable question. answer_starts: their character offsets in `context`.
+    also: further right answers, found in other passages (the shipped corpus has some; SQuAD has none).
     """
 
     id: str
@@ -28,6 +30,7 @@ class Question:
     title: str
     answers: tuple[str, ...] = ()
     answer_starts: tuple[int, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def is_impossible(self) -> bool:
@@ -43,7 +46,7 @@ def read_squad(path: str | Path) -> list[Question]:
     try:
         raw = path.read_bytes()
         content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:
         raise UnreadableFile(f"'{path}' can't be read as SQuAD JSON: {error}") from error
     try:
         return list(_questions(content))
@@ -63,4 +66,5 @@ def _questions(content: dict[str, Any]) -> Iterator[Question]:
                     title=article.get("title", ""),
                     answers=tuple(a["text"] for a in answers),
                     answer_starts=tuple(a["answer_start"] for a in answers),
+                    also=tuple(qa.get("also", ())),
                 )

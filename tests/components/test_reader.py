@@ -210,3 +210,9 @@ def test_it_is_a_component_that_dumps_and_loads_with_all_its_parameters(tmp_path
     pipeline = Pipeline()
     pipeline.add_component("reader", MiniLMReader(top_k=1))
     assert pipeline.run({"reader": {"query": QUERY, "documents": [PARIS]}})["reader"]["answers"][0].data == "Paris"
+
+
+def test_an_answer_does_not_reach_over_a_paragraph_break(reader):
+    text = "Apollo 11\n\nApollo 11 was the spaceflight that first put people on the Moon."
+    for answer in reader.run("When did people first land on the Moon?", [Document(content=text)], no_answer=False)["answers"]:
+        assert "\n" not in answer.data
