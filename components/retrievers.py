@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,13 @@ from needle.components.analysis import Analyzer
 from needle.components.bm25 import BM25Index, Variant
 from needle.components.bm25_files import load_index, save_index
 from needle.components.store import SQLiteDocumentStore
-from needle.data.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 #: Passages analysed and added to the index at a time: bounds the memory, and makes one segment.
 _ADD_BATCH = 50_000
 
-#: Searches before giving up, each undone by a passage that is found and then deleted before it can be read.
+#: Searches, each undone by a passage that is found and then deleted before it can be read, before going without it.
 _ATTEMPTS = 20
 
 
@@ -67,6 +67,7 @@ class BM25Retriever:
         self._analyzer = Analyzer(stop_words, stem)
         self._lock = threading.Lock()
         self._current: tuple[BM25Index, str] | None = None  # the index and the store's revision that it is at
+        self._unsaved = False
 
     def to_dict(self) -> dict[str, Any]:
         names = ("top_k", "filters", "variant", "k1", "b", "epsilon", "delta", "stop_words", "stem")
@@ -80,8 +81,9 @@ class BM25Retriever:
         return default_from_dict(cls, data)
 
     def warm_up(self) -> None:
-        """Load the index, or build it, and bring it up to date."""
+        """Load the index, or build it, bring it up to date, and save it."""
         self._current_index()
+        self._save_index()
 
     @component.output_types(documents=list[Document], documents_per_query=list[list[Document]])
     def run(
@@ -118,24 +120,25 @@ class BM25Retriever:
         return await asyncio.to_thread(self.run, query, queries, filters, top_k)
 
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             index = self._current_index()
             scorer = index.scorer(self.variant, self.k1, self.b, self.epsilon, self.delta)
-            # Beside a busy writer, leave out what it has deleted since the index was brought up to date.
-            among = self.document_store.rows(filters) if filters or attempt else None
+            among = self.document_store.rows(filters) if filters else None
             results = [scorer.top_k(self._analyzer.terms(query), top_k, among) for query in queries]
             rows = np.unique(np.concatenate([rows for rows, _ in results] or [np.empty(0, np.int64)]))
-            try:
-                documents = dict(zip(rows.tolist(), self.document_store.documents_at(rows), strict=True))
-            except StoreError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                continue  # a passage was deleted after the search; the index is brought up to date and searched again
-            return [
-                [replace(documents[row], score=score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
-                for rows, scores in results
+            documents = self.document_store.documents_at(rows)
+            if len(documents) == len(rows):
+                break
+            # A passage was deleted or overwritten after the search: search again, as the store now is.
+        self._save_index()  # only now: while it is written, passages that were found could be deleted
+        return [
+            [
+                replace(documents[row], score=score)
+                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+                if row in documents
             ]
-        raise AssertionError("unreachable")
+            for rows, scores in results
+        ]
 
     def _current_index(self) -> BM25Index:
         current = self._current
@@ -149,8 +152,7 @@ class BM25Retriever:
 
     def _updated_index(self, revision: str) -> BM25Index:
         """The index at a revision of the store: what is in memory or on disk, with what the store has since changed."""
-        folder = self.document_store.folder / "bm25" / self._analyzer.key
-        index, index_revision = self._current or load_index(folder, self._analyzer.key) or (BM25Index(), "")
+        index, index_revision = self._current or load_index(self._folder(), self._analyzer.key) or (BM25Index(), "")
         if index_revision == revision:
             return index
         # Other threads search it as it was. Unknown to the store is the revision of another store's index, and of one
@@ -161,14 +163,26 @@ class BM25Retriever:
         passages = self.document_store.contents(np.setdiff1d(rows, indexed, assume_unique=True))
         for batch in _batches(passages, _ADD_BATCH):
             index.add([row for row, _ in batch], [self._analyzer.terms(content) for _, content in batch])
-        try:
-            # If the store has changed while it was read, this is the index of no one revision: good enough to search and
-            # to bring up to date, but not to be found by a store that is set back to this revision.
-            if self.document_store.revision == revision:
-                return save_index(index, folder, self._analyzer.key, revision)
-        except OSError as error:
-            logger.warning("The BM25 index can't be saved beside the store, so it is made anew next time: %s", error)
+        # If the store has changed while it was read, this is the index of no one revision: good enough to search and to
+        # bring up to date, but not to be found by a store that is set back to this revision.
+        self._unsaved = self.document_store.revision == revision
         return index
+
+    def _save_index(self) -> None:
+        if not self._unsaved:
+            return
+        with self._lock:
+            if self._current is None or not self._unsaved:
+                return  # another thread was faster
+            self._unsaved = False
+            index, revision = self._current
+            try:
+                self._current = save_index(index, self._folder(), self._analyzer.key, revision), revision
+            except OSError as error:
+                logger.warning("The BM25 index can't be saved beside the store, so it is made anew next time: %s", error)
+
+    def _folder(self) -> Path:
+        return self.document_store.folder / "bm25" / self._analyzer.key
 
 
 def _batches(items: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:

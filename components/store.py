@@ -32,7 +32,6 @@ from needle.components.records import (
     token_record,
 )
 from needle.components.tokenizer import Tokens
-from needle.data.errors import StoreError
 
 _WRITE = {
     DuplicatePolicy.NONE: "INSERT",
@@ -212,20 +211,13 @@ class SQLiteDocumentStore:
                 (batch,),
             )
 
-    def documents_at(self, rows: NDArray[np.int64]) -> list[Document]:
-        """The documents of these rows, in the rows' order.
-
-        :raises StoreError: if a row is not there, because it was deleted or overwritten since `rows` gave it.
-        """
-        wanted = np.asarray(rows).tolist()
+    def documents_at(self, rows: NDArray[np.int64]) -> dict[int, Document]:
+        """The documents of these rows, by row; those deleted or overwritten since `rows` gave them are left out."""
         records = self._database.read(
             f"SELECT row, {COLUMNS} FROM documents WHERE row IN (SELECT value FROM json_each(?))",
-            (json.dumps(wanted),),
+            (json.dumps(np.asarray(rows).tolist()),),
         )
-        found = {record[0]: record_document(record[1:]) for record in records}
-        if missing := [row for row in wanted if row not in found]:
-            raise StoreError(f"Rows {missing[:10]} are not in the store '{self.folder}' any more; ask for its rows anew.")
-        return [found[row] for row in wanted]
+        return {record[0]: record_document(record[1:]) for record in records}
 
     # Files and tokens: what incremental indexing keeps
 

@@ -24,6 +24,7 @@ from haystack.dataclasses import ByteStream
 from haystack.errors import FilterError
 
 from needle.components.passages import PassageSplitter, PassageWriter
+from needle.components.retrievers import BM25Retriever
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.weights import open_checkpoint
@@ -133,6 +134,9 @@ class QA:
                 report.passages += outputs["writer"]["documents_written"]
             if progress is not None:
                 progress(len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
+        for _, part in self.pipeline.walk():
+            if isinstance(part, BM25Retriever):
+                part.warm_up()  # so that the first question need not wait for the index
         return report
 
     def index_documents(self, documents: Iterable[Document]) -> int:

@@ -74,6 +74,7 @@ def test_stop_words_are_left_out_in_any_case():
     assert Analyzer(stem=False).terms(text) == ["great", "wall", "china", "built"]
     assert PLAIN.terms(text) == ["the", "great", "wall", "of", "china", "which", "was", "built", "when"]
     assert Analyzer().terms(" ".join(STOP_WORDS)) == []
+    assert Analyzer().terms("US Will") == ["us", "will"]  # names
 
 
 def test_stems_join_the_forms_of_a_word():

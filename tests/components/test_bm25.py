@@ -1,4 +1,4 @@
-"""The BM25 index: its segments, what it finds, and its folder. That its scores are right: tests/parity/test_bm25.py."""
+"""The BM25 index: its segments, what it finds, and its folder. Its scores: tests/parity/test_bm25_scores.py."""
 
 import dataclasses
 import json

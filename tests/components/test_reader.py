@@ -214,5 +214,7 @@ def test_it_is_a_component_that_dumps_and_loads_with_all_its_parameters(tmp_path
 
 def test_an_answer_does_not_reach_over_a_paragraph_break(reader):
     text = "Apollo 11\n\nApollo 11 was the spaceflight that first put people on the Moon."
-    for answer in reader.run("When did people first land on the Moon?", [Document(content=text)], no_answer=False)["answers"]:
+    for answer in reader.run("When did people first land on the Moon?", [Document(content=text)], no_answer=False)[
+        "answers"
+    ]:
         assert "\n" not in answer.data

@@ -444,10 +444,10 @@ class TestAtOnce:
         done = threading.Event()
         with ThreadPoolExecutor() as pool:
             searches = [pool.submit(search_until, done, busy.folder) for _ in range(2)]
-            write_and_delete(busy, 150)
+            write_and_delete(busy, 100)
             done.set()
             assert all(s.result() > 0 for s in searches)
-        assert find(busy, "honey", top_k=99) == [f"honey{i}" for i in range(150, 170)]
+        assert find(busy, "honey", top_k=99) == [f"honey{i}" for i in range(100, 120)]
 
     def test_threads_with_one_retriever(self, busy):
         retriever, done = BM25Retriever(busy, top_k=5), threading.Event()
@@ -458,11 +458,11 @@ class TestAtOnce:
 
         with ThreadPoolExecutor() as pool:
             searches = [pool.submit(search) for _ in range(3)]
-            write_and_delete(busy, 150)
+            write_and_delete(busy, 100)
             done.set()
             for s in searches:
                 s.result()
-        assert find(retriever, "honey", top_k=99) == [f"honey{i}" for i in range(150, 170)]
+        assert find(retriever, "honey", top_k=99) == [f"honey{i}" for i in range(100, 120)]
 
     @needs_fork
     def test_processes(self, busy):
@@ -470,9 +470,9 @@ class TestAtOnce:
         processes = [FORK.Process(target=search_until, args=(done, busy.folder)) for _ in range(2)]
         for process in processes:
             process.start()
-        write_and_delete(busy, 150)
+        write_and_delete(busy, 100)
         done.set()
         for process in processes:
             process.join(60)
             assert process.exitcode == 0
-        assert find(busy, "honey", top_k=99) == [f"honey{i}" for i in range(150, 170)]
+        assert find(busy, "honey", top_k=99) == [f"honey{i}" for i in range(100, 120)]

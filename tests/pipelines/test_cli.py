@@ -173,7 +173,7 @@ class TestAsk:
     def test_what_can_not_be_asked_is_told(self, store, tmp_path):
         assert "There is no question" in refused("ask", "--store", store)
         assert "not blank" in refused("ask", " ", "--store", store)
-        assert "too long" in refused("ask", "lighthouse " * 600, "--store", store)
+        assert "Ask a shorter question" in refused("ask", "lighthouse " * 600, "--store", store)
         assert "either --store" in refused("ask", KEEPER)
         assert "either --store" in refused("ask", KEEPER, "--store", store, "--docs", ".")
         assert "needle index PATH... --store nowhere" in refused("ask", KEEPER, "--store", "nowhere")
