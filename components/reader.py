@@ -18,7 +18,7 @@ from needle.components.spans import best_spans
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer, Tokens
 from needle.components.weights import open_checkpoint
-from needle.components.windows import batches_by_length, fill_batch, split_windows
+from needle.components.windows import batches_by_length, fill_batch, passage_capacity, split_windows
 from needle.data.errors import QueryError
 
 
@@ -187,6 +187,8 @@ class MiniLMReader:
                 raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
         tokenizer, engine = self._load()
         questions = [tokens.ids for tokens in tokenizer.encode([query.strip() for query in queries])]
+        for question in questions:  # whether there are passages or not
+            passage_capacity(len(question), tokenizer.template.n_special, self.max_seq_len)
         pairs = [(q, d) for q, docs in enumerate(documents) for d in docs if d.content and d.content.strip()]
         passages = self._passage_tokens([document for _, document in pairs], tokenizer)
         pair_questions = [questions[q] for q, _ in pairs]

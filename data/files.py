@@ -97,7 +97,7 @@ class FileConverter:
     A file's type is told by its suffix; files with other suffixes are read as plain text if they hold text. Text is UTF-8,
     UTF-16 with its mark, or else what charset-normalizer finds. A JSON object's text stands under "content" or "text", its
     other keys become meta; so does a CSV row's, and a CSV file without such a column becomes one document in which every
-    row is a line `column: value; column: value`.
+    row is a line `column: value; column: value.`
     """
 
     @component.output_types(documents=list[Document], files=list[SourceFile], skipped=list[SkippedFile])
@@ -245,8 +245,9 @@ def _csv(data: bytes) -> list[Document]:
         if key in header:
             return _run(CSVToDocument(conversion_mode="row"), text.encode(), content_column=key)
     cells = ([(k, v) for k, v in zip_longest(header, row, fillvalue="") if v.strip()] for row in rows[1:])
-    lines = ("; ".join(f"{k}: {v}" if k.strip() else v for k, v in row) for row in cells)
-    return [Document(content="\n".join(line for line in lines if line))]
+    # A row ends like a sentence, so that passages are cut between rows, and a row is an answer's context.
+    lines = ("; ".join(f"{k}: {v}" if k.strip() else v for k, v in row) + "." for row in cells if row)
+    return [Document(content="\n".join(lines))]
 
 
 def _json(data: bytes) -> list[Document]:

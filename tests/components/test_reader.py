@@ -121,8 +121,9 @@ def test_offsets_are_exact_in_any_script(reader, query, content, answer):
 
 
 def test_a_question_that_fills_the_window_is_refused(reader):
-    with pytest.raises(QueryError, match="shorter question"):
-        reader.run("why " * 400, [PARIS])
+    for documents in ([PARIS], []):
+        with pytest.raises(QueryError, match="shorter question"):
+            reader.run("why " * 400, documents)
 
 
 @pytest.mark.parametrize("query", ["", "   ", None, 7])

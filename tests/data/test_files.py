@@ -88,11 +88,11 @@ class TestTypes:
 
     def test_a_csv_table_is_one_document_with_a_line_a_row(self):
         assert contents("name,height\nEverest,8849\nK2,\n,8586\n", "a.csv") == [
-            "name: Everest; height: 8849\nname: K2\nheight: 8586"
+            "name: Everest; height: 8849.\nname: K2.\nheight: 8586."
         ]
 
     def test_no_cell_of_a_ragged_csv_row_is_lost(self):
-        assert contents("a,b\n1,2,3,4\n5\n", "a.csv") == ["a: 1; b: 2; 3; 4\na: 5"]
+        assert contents("a,b\n1,2,3,4\n5\n", "a.csv") == ["a: 1; b: 2; 3; 4.\na: 5."]
 
     @pytest.mark.parametrize("key", ["content", "text"])
     def test_a_csv_content_column_gives_a_document_a_row(self, key):
