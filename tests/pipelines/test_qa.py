@@ -1,5 +1,9 @@
 """The Python API."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from haystack import Document
 from haystack.dataclasses import ByteStream
@@ -131,7 +135,18 @@ def test_status_tells_what_is_there(qa):
     assert status["reader"] == "minilm-squad2 (shipped)"
 
 
-def test_haystacks_telemetry_is_off_unless_asked_for():
-    import haystack.telemetry._telemetry as telemetry
-
-    assert telemetry.telemetry is None
+@pytest.mark.parametrize(
+    ("first", "asked_for", "sends"),
+    [("needle.pipelines", None, False), ("haystack", None, False), ("needle.pipelines", "True", True)],
+)
+def test_haystacks_telemetry_is_off_unless_asked_for(first, asked_for, sends, tmp_path):
+    """Whichever of the two is imported first; nothing is sent here either way."""
+    environment = {k: v for k, v in os.environ.items() if k != "HAYSTACK_TELEMETRY_ENABLED"} | {"HOME": str(tmp_path)}
+    if asked_for is not None:
+        environment["HAYSTACK_TELEMETRY_ENABLED"] = asked_for
+    code = (
+        f"import {first}, haystack.telemetry._telemetry as telemetry, needle.pipelines; "
+        "print(telemetry.telemetry is not None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sends)
