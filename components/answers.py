@@ -14,7 +14,7 @@ from typing import Any
 from haystack import Document, ExtractedAnswer
 
 from needle.components.metrics import normalise_answer
-from needle.components.passages import sentence_bounds
+from needle.components.passages import first_page, sentence_bounds
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,27 @@ class Candidate:
         return (self.document.content or "")[self.start_char : self.end_char]
 
     @property
+    def _shift(self) -> int | None:
+        """Where the passage begins in its source; None if it is not told. split_idx_start is Haystack's splitters' name."""
+        meta = self.document.meta
+        starts = [meta[name] for name in ("start_char", "split_idx_start") if isinstance(meta.get(name), int)]
+        return starts[0] if starts and "source_id" in meta else None
+
+    @property
     def source(self) -> str:
-        """The id of the Document that the passage is a part of, or of the passage itself."""
-        return str(self.document.meta.get("source_id", self.document.id))
+        """The id of the Document that the passage is a part of; of the passage itself if its place there is not known."""
+        return self.document.id if self._shift is None else str(self.document.meta["source_id"])
 
     @property
     def source_offset(self) -> tuple[int, int]:
         """The span's offsets in that Document."""
-        shift = self.document.meta.get("start_char", 0) if "source_id" in self.document.meta else 0
+        shift = self._shift or 0
         return self.start_char + shift, self.end_char + shift
 
     @property
     def page_number(self) -> int:
         before = (self.document.content or "")[: self.start_char]
-        return int(self.document.meta.get("page_number", 1)) + before.count("\f")
+        return first_page(self.document) + before.count("\f")
 
 
 def probability(margin: float) -> float:

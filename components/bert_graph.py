@@ -17,24 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from needle.components.weights import Quantised, Weights
-
-#: Model types whose encoder is BERT's, with the prefix of their weights' names.
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
-
-#: Raised when the graph changes, so that a cached older one is not used.
-GRAPH_VERSION = 1
+from needle.components.weights import BERT_FAMILY, Quantised, Weights
 
 FUSED = "com.microsoft"
-
-
-def is_supported(config: dict[str, Any]) -> bool:
-    """Whether `bert_graph` can express this model (a config.json as a dict)."""
-    return (
-        config.get("model_type") in PREFIXES
-        and config.get("hidden_act") == "gelu"
-        and config.get("position_embedding_type", "absolute") == "absolute"
-    )
 
 
 def bert_graph(weights: Weights, config: dict[str, Any], linear_inputs: bool = False) -> onnx.ModelProto:
@@ -42,7 +27,7 @@ def bert_graph(weights: Weights, config: dict[str, Any], linear_inputs: bool = F
 
     :param linear_inputs: give the input of every linear layer as a further output, named `layer name + ".input"`.
     """
-    g = _Graph(weights, PREFIXES[config["model_type"]], config["layer_norm_eps"])
+    g = _Graph(weights, BERT_FAMILY[config["model_type"]], config["layer_norm_eps"])
     x = _embeddings(g, first_position=0 if config["model_type"] == "bert" else config["pad_token_id"] + 1)
     for i in range(config["num_hidden_layers"]):
         x = _layer(g, f"encoder.layer.{i}.", x, heads=config["num_attention_heads"])

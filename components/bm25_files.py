@@ -28,7 +28,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 #: Files that no manifest names may be another process's that is about to; after this many seconds they are litter.
-LITTER_AGE = 3600.0
+LITTER_AGE = 60.0
 
 
 def load_index(folder: Path, analyzer: str) -> tuple[BM25Index, str] | None:
@@ -59,6 +59,7 @@ def save_index(index: BM25Index, folder: Path, analyzer: str, revision: str) -> 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / f"vocabulary-{uuid.uuid4().hex}.txt"
     vocabulary.write_text("".join(f"{term}\n" for term in index.vocabulary), encoding="utf-8")
+    _sync(vocabulary)
     saved = [_Saved.of(segment, folder) for segment in index.segments]
     segments = [s.folder.name for s in saved]
     manifest: dict[str, Any] = {
@@ -72,6 +73,7 @@ def save_index(index: BM25Index, folder: Path, analyzer: str, revision: str) -> 
     }
     unfinished = folder / f"manifest-{uuid.uuid4().hex}.json"
     unfinished.write_text(json.dumps(manifest), encoding="utf-8")
+    _sync(unfinished)
     os.replace(unfinished, folder / MANIFEST)
     _delete_litter(folder, {MANIFEST, vocabulary.name, *segments})
     return _mapped(index.vocabulary, saved, index.removed_rows)
@@ -81,6 +83,12 @@ def _mapped(vocabulary: dict[str, int], saved: list[_Saved], removed_rows: NDArr
     index = BM25Index(vocabulary, (s.load(len(vocabulary)) for s in saved))
     index.mark_removed(removed_rows)
     return index
+
+
+def _sync(file: Path) -> None:
+    """Have it on disk before the manifest that names it, should the power fail."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def _delete_litter(folder: Path, needed: set[str]) -> None:
@@ -107,7 +115,9 @@ class _Saved:
         saved = cls(parent / f"segment-{uuid.uuid4().hex}")
         saved.folder.mkdir()
         for name in SEGMENT_ARRAYS:
-            np.save(saved.folder / f"{name}.npy", getattr(segment, name))
+            file = saved.folder / f"{name}.npy"
+            np.save(file, getattr(segment, name))
+            _sync(file)
         return saved
 
     def load(self, n_terms: int) -> Segment:

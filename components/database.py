@@ -39,7 +39,8 @@ MIGRATIONS: list[tuple[str, ...]] = [
             row INTEGER PRIMARY KEY REFERENCES documents ON DELETE CASCADE, tokenizer TEXT NOT NULL,
             content_crc INTEGER NOT NULL, count INTEGER NOT NULL, ids BLOB NOT NULL, offsets BLOB NOT NULL)""",
         """CREATE TABLE files (
-            path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL, passages INTEGER NOT NULL)""",
+            path TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL, passages INTEGER NOT NULL,
+            tokenizer TEXT)""",
         # A file counts as indexed only while all its passages are there.
         """CREATE TRIGGER documents_deleted AFTER DELETE ON documents BEGIN
             DELETE FROM files WHERE path = json_extract(old.meta, '$.file_path'); END""",

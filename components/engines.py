@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 EngineName = Literal["onnx", "torch"]
 
+#: Raised when `bert_graph` or `quantise` change, so that a graph cached by an older version is not used.
+GRAPH_VERSION = 1
+
 
 class Engine(Protocol):
     """Computes a batch's logits and leaves them where it computed them (NumPy arrays or torch tensors)."""
@@ -50,11 +53,11 @@ def open_engine(checkpoint: Checkpoint, device: str | None = None, engine: Engin
         are in safetensors, torch for everything else.
     :raises ModelError: if the weights can't be loaded, or `engine` can't run them on `device`.
     """
-    from needle.components import bert_graph
-
+    if engine not in (None, "onnx", "torch"):
+        raise ValueError(f"engine must be 'onnx', 'torch' or None, not {engine!r}.")
     if device is None:
         device = "cuda" if _cuda_is_available() else "cpu"
-    can_be_onnx = device == "cpu" and checkpoint.weights_file is not None and bert_graph.is_supported(checkpoint.config)
+    can_be_onnx = device == "cpu" and checkpoint.weights_file is not None and checkpoint.is_bert_family
     if engine == "onnx" and not can_be_onnx:
         raise ModelError(
             f"The onnx engine runs BERT-family safetensors weights on the CPU; this is a "
@@ -86,14 +89,16 @@ class OnnxEngine:
     batch_tokens = 1024
 
     def __init__(self, checkpoint: Checkpoint):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the core
-        self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-            _cached_graph(checkpoint), options, providers=["CPUExecutionProvider"]
-        )
+        file = Path(platformdirs.user_cache_dir("needle")) / "graphs" / f"{checkpoint.fingerprint()}-v{GRAPH_VERSION}.onnx"
+        try:
+            self._session = _session(str(file))
+        except Exception:  # not there yet, or damaged; ONNX Runtime raises its own unrelated types
+            graph = _int8_graph(checkpoint).SerializeToString()
+            self._session = _session(graph)
+            try:
+                _write(file, graph)
+            except OSError as error:
+                logger.warning("The ONNX graph can't be kept in '%s' and is built anew each time: %s", file.parent, error)
 
     def logits(self, batch: Batch) -> tuple[Any, Any]:
         inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "lengths": batch.lengths}
@@ -101,19 +106,27 @@ class OnnxEngine:
         return start, end
 
 
-def _cached_graph(checkpoint: Checkpoint) -> str:
-    """The graph's file in the user's cache, written once for each weights and graph version, atomically."""
-    from needle.components.bert_graph import GRAPH_VERSION
+def _session(graph: str | bytes) -> onnxruntime.InferenceSession:
+    import onnxruntime
 
-    folder = Path(platformdirs.user_cache_dir("needle")) / "graphs"
-    file = folder / f"{checkpoint.fingerprint()}-v{GRAPH_VERSION}.onnx"
-    if not file.is_file():
-        model = _int8_graph(checkpoint).SerializeToString()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as unfinished:
-            unfinished.write(model)
-        os.replace(unfinished.name, file)
-    return str(file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the core
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all, whatever other processes do and whenever this one ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
+        try:
+            unfinished.write(content)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+            os.replace(unfinished.name, file)
+        except OSError:
+            os.unlink(unfinished.name)
+            raise
 
 
 def _int8_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
@@ -136,7 +149,10 @@ class TorchEngine:
     def __init__(self, checkpoint: Checkpoint, device: str):
         import torch
 
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be a torch device such as 'cpu', 'cuda' or 'cuda:1', not {device!r}.") from error
         self.batch_tokens = 1024 if self.device.type == "cpu" else 16384
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         model = _torch_model(checkpoint)

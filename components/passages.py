@@ -34,6 +34,12 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
 
 
+def first_page(document: Document) -> int:
+    """The page on which a Document or passage begins; 1 if its meta does not tell, or holds something else there."""
+    page = document.meta.get("page_number")
+    return page if isinstance(page, int) else 1
+
+
 @component
 class PassageSplitter:
     """Cuts Documents into passages whose place in their Document is known exactly.
@@ -65,8 +71,7 @@ class PassageSplitter:
 
     def _split(self, document: Document) -> Iterator[Document]:
         text = document.content or ""
-        page, counted = document.meta.get("page_number"), 0
-        page = page if isinstance(page, int) else 1  # a file's own meta may hold anything under this name
+        page, counted = first_page(document), 0
         for start, end in self._bounds(text):
             page += text.count("\f", counted, start)
             counted = start
@@ -123,8 +128,17 @@ class PassageWriter:
         return default_from_dict(cls, data)
 
     def warm_up(self) -> None:
+        """Load the tokenizer.
+
+        :raises ModelError: if it can't be had.
+        """
+        self.tokenizer()
+
+    def tokenizer(self) -> PassageTokenizer:
+        """The tokenizer that passages are stored with."""
         if self._tokenizer is None:
             self._tokenizer = PassageTokenizer.from_folder(open_checkpoint(self.model).folder)
+        return self._tokenizer
 
     @component.output_types(documents_written=int)
     def run(self, documents: list[Document], files: list[SourceFile] | None = None) -> dict[str, Any]:
@@ -132,11 +146,10 @@ class PassageWriter:
 
         :param documents: passages. files: the files that they come from; None for Documents that come from no file.
         """
-        self.warm_up()
-        assert self._tokenizer is not None
+        tokenizer = self.tokenizer()
         documents = list({document.id: document for document in documents}.values())  # equal parts of a file count once
-        tokens = self._tokenizer.encode([document.content or "" for document in documents])
+        tokens = tokenizer.encode([document.content or "" for document in documents])
         passages = Counter(document.meta.get("file_path") for document in documents)
-        indexed = [IndexedFile(f.path, f.digest, f.size, passages[f.path]) for f in files or []]
-        self.document_store.replace_sources(indexed, documents, tokens, self._tokenizer.fingerprint)
+        indexed = [IndexedFile(f.path, f.digest, f.size, passages[f.path], tokenizer.fingerprint) for f in files or []]
+        self.document_store.replace_sources(indexed, documents, tokens, tokenizer.fingerprint)
         return {"documents_written": len(documents)}

@@ -18,8 +18,22 @@ from needle.components.spans import best_spans
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer, Tokens
 from needle.components.weights import open_checkpoint
-from needle.components.windows import batches_by_length, fill_batch, passage_capacity, split_windows
+from needle.components.windows import (
+    MIN_PASSAGE_TOKENS,
+    batches_by_length,
+    fill_batch,
+    passage_capacity,
+    split_windows,
+)
 from needle.data.errors import QueryError
+
+
+def check_query(query: object) -> None:
+    """:raises QueryError: if this is no question that a reader can take."""
+    if not isinstance(query, str) or not query.strip():
+        raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
+    if any("\ud800" <= character <= "\udfff" for character in query):
+        raise QueryError(f"A question must be valid Unicode, which {query!a} is not.")
 
 
 @component
@@ -56,16 +70,17 @@ class MiniLMReader:
         :param engine: "onnx" or "torch"; None takes what is fastest for the model and device.
         :raises ValueError: if a number makes no sense.
         """
-        least = {"top_k": 0, "max_answer_tokens": 1, "stride": 0, "spans_per_window": 1}
-        given = {
-            "top_k": top_k,
-            "max_answer_tokens": max_answer_tokens,
-            "stride": stride,
-            "spans_per_window": spans_per_window,
-        }
-        for name, value in given.items():
-            if value < least[name]:
-                raise ValueError(f"{name} must be at least {least[name]}, not {value}.")
+        at_least = [
+            ("top_k", top_k, 0),
+            ("max_answer_tokens", max_answer_tokens, 1),
+            ("max_seq_len", max_seq_len, 2 * MIN_PASSAGE_TOKENS),
+            ("stride", stride, 0),
+            ("spans_per_window", spans_per_window, 1),
+            ("batch_tokens", 1 if batch_tokens is None else batch_tokens, 1),
+        ]
+        for name, value, least in at_least:
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.model = model
         self.document_store = document_store
         self.top_k = top_k
@@ -183,12 +198,14 @@ class MiniLMReader:
     def _read(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> list[list[Candidate]]:
         """Every question's spans in its passages, in the passages' order."""
         for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
+            check_query(query)
         tokenizer, engine = self._load()
         questions = [tokens.ids for tokens in tokenizer.encode([query.strip() for query in queries])]
-        for question in questions:  # whether there are passages or not
-            passage_capacity(len(question), tokenizer.template.n_special, self.max_seq_len)
+        for query, question in zip(queries, questions, strict=True):  # whether there are passages or not
+            try:
+                passage_capacity(len(question), tokenizer.template.n_special, self.max_seq_len)
+            except QueryError as error:
+                raise QueryError(f"{query[:60]!r} ...: {error}") from None
         pairs = [(q, d) for q, docs in enumerate(documents) for d in docs if d.content and d.content.strip()]
         passages = self._passage_tokens([document for _, document in pairs], tokenizer)
         pair_questions = [questions[q] for q, _ in pairs]

@@ -45,12 +45,17 @@ _CONTENTS_BATCH = 5_000
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """A source file whose passages are in the store; `digest` and `size` tell whether it has changed since."""
+    """A source file whose passages are in the store.
+
+    `digest` and `size` tell whether it has changed since, `tokenizer` is the fingerprint of what made its passages' tokens,
+    None if they have none.
+    """
 
     path: str
     digest: str
     size: int
     passages: int
+    tokenizer: str | None = None
 
 
 class SQLiteDocumentStore:
@@ -223,7 +228,7 @@ class SQLiteDocumentStore:
 
     def files(self) -> dict[str, IndexedFile]:
         """The files whose passages are all in the store, by path."""
-        found = self._database.read("SELECT path, digest, size, passages FROM files ORDER BY path")
+        found = self._database.read("SELECT path, digest, size, passages, tokenizer FROM files ORDER BY path")
         return {path: IndexedFile(path, *rest) for path, *rest in found}
 
     def replace_sources(
@@ -256,7 +261,8 @@ class SQLiteDocumentStore:
                 token_records,
             )
             connection.executemany(
-                "INSERT INTO files VALUES (?, ?, ?, ?)", [(f.path, f.digest, f.size, f.passages) for f in files]
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?)",
+                [(f.path, f.digest, f.size, f.passages, f.tokenizer) for f in files],
             )
 
     def remove_files(self, paths: Iterable[str]) -> int:

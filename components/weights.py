@@ -31,6 +31,9 @@ from needle.data.errors import ModelError
 COMPACT_FILE = "model.int8.safetensors"
 SCALE, SMOOTH = ".scale", ".smooth"
 
+#: Model types whose encoder is BERT's, with the prefix of their weights' names.
+BERT_FAMILY = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
+
 
 class Quantised(NamedTuple):
     """A matrix as int8 rows: values * scale / smooth.
@@ -74,6 +77,15 @@ class Checkpoint:
     @property
     def is_compact(self) -> bool:
         return self.weights_file is not None and self.weights_file.name == COMPACT_FILE
+
+    @property
+    def is_bert_family(self) -> bool:
+        """Whether `bert_graph` can express this model."""
+        return (
+            self.config.get("model_type") in BERT_FAMILY
+            and self.config.get("hidden_act") == "gelu"
+            and self.config.get("position_embedding_type", "absolute") == "absolute"
+        )
 
     def fingerprint(self) -> str:
         """A name for these weights: a digest of the file's bytes."""
@@ -134,10 +146,14 @@ def open_checkpoint(model: str | Path | None = None) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ModelError(f"'{folder}' is no reader: it has no config.json.")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{config_file}' can't be read as JSON: {error}") from error
     candidates = (folder / COMPACT_FILE, folder / "model.safetensors")
     return Checkpoint(
         folder=folder,
-        config=json.loads(config_file.read_text(encoding="utf-8")),
+        config=config,
         weights_file=next((f for f in candidates if f.is_file()), None),
     )
 

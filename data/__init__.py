@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+# ONNX Runtime keeps a device id and a queue of events in the user's cache unless told otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Haystack reports usage unless told otherwise; with needle it does so only when the user asks for it.
 if "HAYSTACK_TELEMETRY_ENABLED" not in os.environ:
     os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"

@@ -239,11 +239,13 @@ def _csv(data: bytes) -> list[Document]:
 
     csv.field_size_limit(2**31 - 1)  # a cell may hold a whole article
     text = decode(data)
-    rows = list(csv.reader(io.StringIO(text)))
+    first_line = text.partition("\n")[0]
+    delimiter = next((d for d in ",;\t" if d in first_line), ",")
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     header = rows[0] if rows else []
     for key in TEXT_KEYS:
         if key in header:
-            return _run(CSVToDocument(conversion_mode="row"), text.encode(), content_column=key)
+            return _run(CSVToDocument(conversion_mode="row", delimiter=delimiter), text.encode(), content_column=key)
     cells = ([(k, v) for k, v in zip_longest(header, row, fillvalue="") if v.strip()] for row in rows[1:])
     # A row ends like a sentence, so that passages are cut between rows, and a row is an answer's context.
     lines = ("; ".join(f"{k}: {v}" if k.strip() else v for k, v in row) + "." for row in cells if row)

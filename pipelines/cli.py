@@ -54,11 +54,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a l
 def index(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files and folders; - reads standard input.")],
     store: Store,
+    pipeline: Annotated[
+        str, typer.Option(metavar="FILE.yaml", help="An indexing pipeline's definition, or the name of one of needle's own.")
+    ] = "indexing",
     model: Model = None,
 ) -> None:
-    """Add files and folders to a store; what has not changed since is left alone."""
+    """Add files and folders to a store; what has not changed since is left alone.
+
+    What standard input holds is one file named stdin, which replaces the one before.
+    """
     with _errors_told():
-        qa = _open(store, "bm25_qa", model)
+        qa = _open(store, indexing=pipeline, model=model)
         _index(qa, paths)
 
 
@@ -94,7 +100,7 @@ def ask(
             raise QueryError("There is no question. Give one in quotes, or a file of them with --questions FILE.")
         if (store is None) == (not docs):
             raise NeedleError("Say what to ask: either --store FOLDER (made by needle index) or --docs PATH.")
-        qa = _open(_existing(store) if store is not None else None, pipeline, model)
+        qa = _open(_existing(store) if store is not None else None, pipeline=pipeline, model=model)
         skipped = _index(qa, [str(path) for path in docs], quiet=True) if docs else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
@@ -141,13 +147,13 @@ def main() -> None:
     app()
 
 
-def _open(store: Path | None, pipeline: str = "bm25_qa", model: str | None = None) -> QA:
-    if pipeline == "bm25_qa":
+def _open(store: Path | None, pipeline: str = "bm25_qa", indexing: str = "indexing", model: str | None = None) -> QA:
+    if (pipeline, indexing) == ("bm25_qa", "indexing"):
         _import_haystack_without_torch()
     from needle.components.store import SQLiteDocumentStore
     from needle.pipelines.qa import QA
 
-    return QA(SQLiteDocumentStore(store), pipeline, model)
+    return QA(SQLiteDocumentStore(store), pipeline, indexing, model)
 
 
 def _import_haystack_without_torch() -> None:
@@ -190,7 +196,13 @@ def _index(qa: QA, paths: list[str], quiet: bool = False) -> bool:
     columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=None)
-        report = qa.index(sources, lambda done, total: bar.update(task, completed=done, total=total))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not err.is_terminal and not quiet:
+                err.print(f"{done} of {_count(total, 'file')} done")
+
+        report = qa.index(sources, progress)
     for skipped in report.skipped:
         err.print(_text(f"skipped {skipped.path}: {skipped.reason}", style="yellow"))
     if not quiet:
@@ -209,7 +221,8 @@ def _print_result(result: Result) -> None:
         score = f" ({result.no_answer_score:.0%})" if result.no_answer_score is not None else ""
         out.print(f"  No answer was found in the documents{score}.\n")
         return
-    for number, answer in enumerate(result.answers, start=1):
+    likely = [a for a in result.answers if a.score >= (result.no_answer_score or 0)]  # what is likelier than no answer
+    for number, answer in enumerate(likely or result.answers[:1], start=1):
         line = Text(f"  {number}. ")
         line.append(_text(" ".join((answer.data or "").split()), style="bold green"))
         first, *others = dict.fromkeys(_source(place) for place in answer.meta.get("places", [])) or [""]

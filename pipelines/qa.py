@@ -13,10 +13,10 @@ print(result.answer.data if result.answer else "no answer")
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from haystack import Document, ExtractedAnswer, Pipeline
 from haystack.core.errors import PipelineRuntimeError
@@ -24,13 +24,15 @@ from haystack.dataclasses import ByteStream
 from haystack.errors import FilterError
 
 from needle.components.passages import PassageSplitter, PassageWriter
+from needle.components.reader import check_query
 from needle.components.retrievers import BM25Retriever
-from needle.components.store import SQLiteDocumentStore
-from needle.components.tokenizer import PassageTokenizer
-from needle.components.weights import open_checkpoint
-from needle.data.errors import NeedleError, PipelineError, QueryError
-from needle.data.files import SkippedFile, SourceFile, find_files
+from needle.components.store import IndexedFile, SQLiteDocumentStore
+from needle.data import SHIPPED_READER
+from needle.data.errors import NeedleError, PipelineError, QueryError, UnreadableFile
+from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
 from needle.pipelines.loading import load_pipeline
+
+T = TypeVar("T")
 
 #: Files are converted and committed in batches of at most this many, or this many bytes.
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**20
@@ -79,30 +81,55 @@ class IndexReport:
 class QA:
     """A store and the pipelines on it. Safe to ask from several threads."""
 
-    def __init__(self, store: SQLiteDocumentStore, pipeline: str | Path = "bm25_qa", model: str | None = None):
+    def __init__(
+        self,
+        store: SQLiteDocumentStore,
+        pipeline: str | Path = "bm25_qa",
+        indexing: str | Path = "indexing",
+        model: str | None = None,
+    ):
         """
         :param pipeline: the definition used for asking: a YAML file, or the name of one that comes with needle.
-        :param model: the reader, a folder or a hub id; None for what the definition names.
+        :param indexing: the definition used for indexing, with the components of needle's own "indexing".
+        :param model: the reader, a folder or a hub id; None for what the definitions name.
         """
         self.store = store
         self.model = model
         self.pipeline = load_pipeline(pipeline, store.folder, model)
         self._answers = _answer_component(self.pipeline)
+        self._indexing = load_pipeline(indexing, store.folder, model)
+        self._converter, _ = _component(self._indexing, FileConverter)
+        _, self._splitter = _component(self._indexing, PassageSplitter)
+        self._writer_name, self._writer = _component(self._indexing, PassageWriter)
 
     @classmethod
-    def open(cls, folder: str | Path, pipeline: str | Path = "bm25_qa", model: str | None = None) -> QA:
+    def open(
+        cls,
+        folder: str | Path,
+        pipeline: str | Path = "bm25_qa",
+        indexing: str | Path = "indexing",
+        model: str | None = None,
+    ) -> QA:
         """Open the store in a folder; one that does not exist is made."""
-        return cls(SQLiteDocumentStore(folder), pipeline, model)
+        return cls(SQLiteDocumentStore(folder), pipeline, indexing, model)
 
     @classmethod
-    def from_documents(cls, documents: Iterable[Document], pipeline: str | Path = "bm25_qa", model: str | None = None) -> QA:
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        pipeline: str | Path = "bm25_qa",
+        indexing: str | Path = "indexing",
+        model: str | None = None,
+    ) -> QA:
         """Documents in a temporary store, which goes when the QA does."""
-        qa = cls(SQLiteDocumentStore(), pipeline, model)
+        qa = cls(SQLiteDocumentStore(), pipeline, indexing, model)
         qa.index_documents(documents)
         return qa
 
     def index(
-        self, paths: Iterable[str | Path | ByteStream], progress: Callable[[int, int], None] | None = None
+        self,
+        paths: str | Path | ByteStream | Iterable[str | Path | ByteStream],
+        progress: Callable[[int, int], None] | None = None,
     ) -> IndexReport:
         """Index files, and all files in folders; a changed file's passages are replaced, an unchanged file is left alone.
 
@@ -112,28 +139,30 @@ class QA:
         :param progress: called with the number of files done and of all files, after every batch.
         :raises UnreadableFile: if a path does not exist.
         """
-        paths = list(paths)
+        paths = [paths] if isinstance(paths, str | Path | ByteStream) else list(paths)
         sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
         files = find_files([p for p in paths if not isinstance(p, ByteStream)])
         own = Path(os.path.realpath(self.store.folder))
         sources += [file for file in files if not file.is_relative_to(own)]
-        report, known = IndexReport(), self.store.files()
-        indexing = load_pipeline("indexing", self.store.folder, self.model)
+        report, known, tokenizer = IndexReport(), self.store.files(), self._writer.tokenizer().fingerprint
         for batch in _batches(sources, report):
             changed = []
             for stream in batch:
                 path = str(stream.meta["file_path"])
-                if path in known and known[path].digest == SourceFile.of(path, stream.data).digest:
+                old = known.get(path)
+                if old and (old.digest, old.tokenizer) == (SourceFile.of(path, stream.data).digest, tokenizer):
                     report.unchanged.append(path)
                 else:
                     changed.append(stream)
             if changed:
-                outputs = _run(indexing, {"converter": {"sources": changed}}, include_outputs_from={"converter"})
-                report.indexed += [file.path for file in outputs["converter"]["files"]]
-                report.skipped += outputs["converter"]["skipped"]
-                report.passages += outputs["writer"]["documents_written"]
+                data = {self._converter: {"sources": changed}}
+                outputs = _run(self._indexing, data, include_outputs_from={self._converter})
+                report.indexed += [file.path for file in outputs[self._converter]["files"]]
+                report.skipped += outputs[self._converter]["skipped"]
+                report.passages += outputs[self._writer_name]["documents_written"]
             if progress is not None:
                 progress(len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
+        report.skipped = [_with_what_is_kept(skipped, known) for skipped in report.skipped]
         for _, part in self.pipeline.walk():
             if isinstance(part, BM25Retriever):
                 part.warm_up()  # so that the first question need not wait for the index
@@ -144,17 +173,20 @@ class QA:
 
         :returns: the number of passages.
         """
-        passages = PassageSplitter().run(documents=list(documents))["documents"]
-        return int(PassageWriter(self.store, self.model).run(documents=passages)["documents_written"])
+        passages = self._splitter.run(documents=list(documents))["documents"]
+        return int(self._writer.run(documents=passages)["documents_written"])
 
-    def remove(self, paths: Iterable[str | Path]) -> int:
+    def remove(self, paths: str | Path | Iterable[str | Path]) -> int:
         """Forget files, and all files that were indexed from below folders; they need not exist any more.
 
         :returns: the number of files forgotten.
+        :raises UnreadableFile: if a path is empty.
         """
         files = self.store.files()
         gone = []
-        for path in paths:
+        for path in [paths] if isinstance(paths, str | Path) else paths:
+            if path == "":
+                raise UnreadableFile("An empty path names no file; say which file or folder to forget.")
             place = os.path.expanduser(path)
             names = {str(path), os.path.abspath(place), os.path.realpath(place)}  # files are known by their real folders
             gone += [f for f in files if any(f == name or f.startswith(name.rstrip(os.sep) + os.sep) for name in names)]
@@ -164,14 +196,12 @@ class QA:
     def status(self) -> dict[str, Any]:
         """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`, and
         `passages_with_tokens`, those whose tokens are kept for that reader."""
-        checkpoint = open_checkpoint(self.model)
-        tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
         return {
             "files": {path: file.passages for path, file in self.store.files().items()},
             "passages": self.store.count_documents(),
-            "passages_with_tokens": self.store.count_tokens(tokenizer.fingerprint),
+            "passages_with_tokens": self.store.count_tokens(self._writer.tokenizer().fingerprint),
             "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
-            "reader": self.model or f"{checkpoint.folder.name} (shipped)",
+            "reader": self._writer.model or f"{SHIPPED_READER.name} (shipped)",
         }
 
     def ask(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> Result:
@@ -188,11 +218,10 @@ class QA:
         :raises QueryError: if a question is blank, not valid Unicode, or too long.
         :raises PipelineError: if a component fails, or has no such input.
         """
+        if isinstance(queries, str):
+            raise QueryError("ask_many takes a list of questions; ask takes one.")
         for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise QueryError(f"A question must be a text that is not blank, not {query!r}.")
-            if any("\ud800" <= character <= "\udfff" for character in query):
-                raise QueryError(f"A question must be valid Unicode, which {query!a} is not.")
+            check_query(query)
         options = {"top_k": top_k} if top_k is not None else {}
         if _takes(self.pipeline, "queries") == _takes(self.pipeline, "query"):
             outputs = self._run("queries", list(queries), options, filters)["answers_per_query"] if queries else []
@@ -223,6 +252,19 @@ def _run(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> dict[str, 
 def _takes(pipeline: Pipeline, socket: str) -> list[str]:
     """The components that need this input from outside."""
     return [name for name, sockets in pipeline.inputs().items() if socket in sockets]
+
+
+def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:
+    """The one component of this type, with its name."""
+    found = [(name, part) for name, part in pipeline.walk() if isinstance(part, kind)]
+    if len(found) != 1:
+        raise PipelineError(f"An indexing pipeline needs one {kind.__name__}; this one has {len(found)}.")
+    return found[0]
+
+
+def _with_what_is_kept(skipped: SkippedFile, known: Mapping[str, IndexedFile]) -> SkippedFile:
+    kept = "; what was indexed of it before is kept" if skipped.path in known else ""
+    return SkippedFile(skipped.path, skipped.reason + kept)
 
 
 def _answer_component(pipeline: Pipeline) -> str:

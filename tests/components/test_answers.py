@@ -96,3 +96,25 @@ def test_answers_that_are_only_an_article_or_punctuation_are_not_merged_with_eac
     text = Document(content="The % sign, the # sign.")
     found = rank_answers("q", [span(text, "%", 2.0), span(text, "#", 1.0)], 5, False, 0.0)
     assert [a.data for a in found] == ["%", "#"]
+
+
+@pytest.mark.parametrize("page", ["iv", None, float("inf"), [3]])
+def test_a_page_number_that_is_none_counts_as_the_first(page):
+    [answer] = rank_answers(
+        "q", [span(Document(content="One.\fTwo.", meta={"page_number": page}), "Two", 1.0)], 1, False, 0.0
+    )
+    assert answer.meta["page_number"] == 2
+
+
+def test_passages_of_haystacks_own_splitter_are_places_of_their_source():
+    """It tells where a passage begins as split_idx_start."""
+    text = "The keeper was Ada Pell. The mate was Ada Pell too."
+    passages = [Document(content=text[a:b], meta={"source_id": "s", "split_idx_start": a}) for a, b in [(0, 24), (25, 51)]]
+    [answer] = rank_answers("q", [span(p, "Ada Pell", 2.0 - i) for i, p in enumerate(passages)], 5, False, 0.0)
+    assert [p["start_char"] for p in answer.meta["places"]] == [15, 38]
+
+
+def test_passages_whose_place_in_their_source_is_not_told_do_not_overlap():
+    passages = [Document(content=c, meta={"source_id": "s"}) for c in ("The keeper was Ada Pell.", "They said it was Tom.")]
+    found = rank_answers("q", [span(passages[0], "Ada Pell", 2.0), span(passages[1], "Tom", 1.0)], 5, False, 0.0)
+    assert [a.data for a in found] == ["Ada Pell", "Tom"]

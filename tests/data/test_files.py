@@ -91,6 +91,13 @@ class TestTypes:
             "name: Everest; height: 8849.\nname: K2.\nheight: 8586."
         ]
 
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    def test_a_csv_table_may_be_separated_by_what_spreadsheets_use(self, delimiter):
+        table = delimiter.join(["name", "height"]) + "\n" + delimiter.join(["Everest", "8849"])
+        assert contents(table, "a.csv") == ["name: Everest; height: 8849."]
+        article = delimiter.join(["title", "content"]) + "\n" + delimiter.join(["Tarn", "A lighthouse."])
+        assert contents(article, "a.csv") == ["A lighthouse."]
+
     def test_no_cell_of_a_ragged_csv_row_is_lost(self):
         assert contents("a,b\n1,2,3,4\n5\n", "a.csv") == ["a: 1; b: 2; 3; 4.\na: 5."]
 

@@ -1,6 +1,9 @@
 """The engines against Hugging Face's own models, and the compact form against the weights it was made of."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,3 +200,35 @@ def test_a_model_without_a_span_head_is_no_reader(tmp_path):
     transformers.DistilBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"qa_outputs\.weight"):
         open_engine(open_checkpoint(tmp_path), "cpu")
+
+
+def test_a_damaged_cached_graph_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    open_engine(open_checkpoint(), "cpu")
+    [file] = (tmp_path / "needle" / "graphs").iterdir()
+    size = file.stat().st_size
+    file.write_bytes(b"")
+    assert isinstance(open_engine(open_checkpoint(), "cpu"), OnnxEngine)
+    assert [f.stat().st_size for f in file.parent.iterdir()] == [size]
+
+
+def test_without_a_cache_that_can_be_written_the_engine_runs_all_the_same(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert isinstance(open_engine(open_checkpoint(), "cpu"), OnnxEngine)
+    assert "built anew each time" in caplog.text
+
+
+def test_onnx_runtime_keeps_no_device_id(tmp_path):
+    """Its own telemetry would put one, and a queue of events, into the user's cache."""
+    code = "from needle.components.reader import MiniLMReader; MiniLMReader(engine='onnx', device='cpu').warm_up()"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} == {".onnx"}
+
+
+@pytest.mark.parametrize(("argument", "value"), [("engine", "tensorrt"), ("device", "gpu")])
+def test_an_engine_or_device_that_does_not_exist_is_refused_by_name(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be .*'{value}'"):
+        open_engine(open_checkpoint(), **{argument: value})

@@ -1,6 +1,8 @@
 """The Python API."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +10,10 @@ import pytest
 from haystack import Document
 from haystack.dataclasses import ByteStream
 
-from needle.data.errors import QueryError, UnreadableFile
+from needle.data import SHIPPED_READER
+from needle.data.errors import PipelineError, QueryError, UnreadableFile
 from needle.pipelines import QA
+from needle.pipelines.loading import DEFINITIONS
 
 TARN = "The lighthouse of Tarn was lit in 1842. Its keeper was Ezra Whitcombe."
 
@@ -85,6 +89,7 @@ def test_a_file_that_became_unreadable_keeps_what_was_stored(qa, tmp_path):
     file.write_bytes(b"\0\1\2")
     report = qa.index([file])
     assert [s.path for s in report.skipped] == [str(file)]
+    assert "what was indexed of it before is kept" in report.skipped[0].reason
     assert qa.ask("Who was the keeper?").answer.data == "Ezra Whitcombe"
 
 
@@ -150,3 +155,52 @@ def test_haystacks_telemetry_is_off_unless_asked_for(first, asked_for, sends, tm
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sends)
+
+
+def test_one_path_need_not_be_in_a_list(qa, tmp_path):
+    file = tmp_path / "docs" / "tarn.txt"
+    file.parent.mkdir()
+    file.write_text(TARN)
+    assert qa.index(str(file.parent)).indexed == [str(file)]
+    assert qa.index(file).unchanged == [str(file)]
+    assert qa.remove(str(file)) == 1
+
+
+@pytest.mark.parametrize("paths", ["", [""]])
+def test_an_empty_path_removes_nothing(qa, tmp_path, paths):
+    qa.index([ByteStream(TARN.encode(), meta={"file_path": "notes.txt"})])
+    with pytest.raises(UnreadableFile, match="empty path"):
+        qa.remove(paths)
+    assert list(qa.store.files()) == ["notes.txt"]
+
+
+def test_a_single_question_is_not_taken_for_a_list_of_letters(qa):
+    with pytest.raises(QueryError, match="list of questions"):
+        qa.ask_many("Who?")
+
+
+def test_files_are_tokenised_anew_for_another_reader(qa, tmp_path):
+    """Another reader's tokenizer, here the shipped one with a word added."""
+    folder = tmp_path / "reader"
+    shutil.copytree(SHIPPED_READER, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["whitcombe"] = tokenizer["model"]["vocab"].pop("[unused42]")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    file = tmp_path / "tarn.txt"
+    file.write_text(TARN)
+    qa.index(file)
+    other = QA.open(tmp_path / "store", model=str(folder))
+    assert other.status()["passages_with_tokens"] == 0
+    assert other.ask("Who was the keeper?").answer is not None
+    assert other.index(file).indexed == [str(file)]
+    assert other.status()["passages_with_tokens"] == other.status()["passages"] == 1
+    assert other.index(file).unchanged == [str(file)]
+
+
+def test_documents_are_split_as_the_indexing_definition_says(tmp_path):
+    definition = (DEFINITIONS / "indexing.yaml").read_text().replace("sentence", "word").replace("128", "4")
+    (tmp_path / "words.yaml").write_text(definition.replace("overlap: 32", "overlap: 0"))
+    qa = QA.open(tmp_path / "store", indexing=tmp_path / "words.yaml")
+    assert qa.index_documents([Document(content="one two three four five six seven eight nine")]) == 3
+    with pytest.raises(PipelineError, match="needs one FileConverter"):
+        QA.open(tmp_path / "store", indexing="bm25_qa")
