@@ -199,7 +199,7 @@ def _index(qa: QA, paths: list[str], quiet: bool = False) -> bool:
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
-            if not err.is_terminal and not quiet:
+            if done < total and not err.is_terminal:
                 err.print(f"{done} of {_count(total, 'file')} done")
 
         report = qa.index(sources, progress)
