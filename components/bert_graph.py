@@ -1,6 +1,6 @@
 """BERT-family weights -> an ONNX graph for the CPU, written node by node so that building it needs no torch.
 
-Linear layers whose weights are `Quantised` multiply int8 by int8, their input quantised as it comes
+Linear layers whose weights are `Quantised` multiply int8 by int8, their input quantised as it comes, token by token
 (`DynamicQuantizeMatMul`); attention, LayerNorm, GELU and the head stay float32. The fused nodes are ONNX Runtime's own
 (domain com.microsoft, documented in its ContribOperators.md).
 
@@ -109,7 +109,11 @@ class _Graph:
         scale = self.constant(np.concatenate([w.scale[:, 0] for w in quantised]))
         if (smooth := quantised[0].smooth) is not None:
             x = self.node("Mul", x, self.constant(1 / smooth))
-        return self.node("DynamicQuantizeMatMul", x, values, scale, "", bias, domain=FUSED)
+        # One int8 range serves the whole batch, so each token's row is brought to the same largest magnitude before.
+        largest = self.node("ReduceMax", self.node("Abs", x), self.constant(np.array([-1], np.int64)))  # (B, L, 1)
+        largest = self.node("Max", largest, self.constant(np.array(1e-9, np.float32)))
+        y = self.node("DynamicQuantizeMatMul", self.node("Div", x, largest), values, scale, domain=FUSED)
+        return self.node("Add", self.node("Mul", y, largest), bias)
 
     def skip_layer_norm(self, x: str, skip: str, name: str) -> str:
         gamma, beta = (self.constant(self.array(f"{name}.{part}")) for part in ("weight", "bias"))

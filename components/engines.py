@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 EngineName = Literal["onnx", "torch"]
 
 #: Raised when `bert_graph` or `quantise` change, so that a graph cached by an older version is not used.
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 
 
 class Engine(Protocol):
