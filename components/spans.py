@@ -54,7 +54,7 @@ def _best_spans_numpy(
     n = min(n, scores.shape[1])
     best = np.argpartition(scores, -n, axis=1)[:, -n:]
     best_scores = np.take_along_axis(scores, best, axis=1)
-    # Equal scores are ordered by place, so that the result does not depend on the sort.
+    # Among those kept, equal scores are ordered by place, so that the result does not depend on the sort.
     order = np.lexsort((best, -best_scores), axis=1)
     best, best_scores = np.take_along_axis(best, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
     first = (best // width).astype(np.int32)
