@@ -44,16 +44,16 @@ def test_the_passage_with_the_answer_is_among_the_ten_retrieved(corpus_qa):
     found = sum(any(holds(q, p) for p in retrieved) for q, retrieved in zip(answerable, passages, strict=True))
     recall_at_10 = found / len(answerable)
     print(f"recall@10 {recall_at_10:.3f} of {len(answerable)} questions")
-    assert recall_at_10 >= 0.93
+    assert recall_at_10 >= 0.937
 
 
 def test_answers_are_right_as_often_as_measured(results):
     predictions = {q.id: r.answer.data if r.answer else "" for q, r in zip(QUESTIONS, results, strict=True)}
     scores = squad_scores(QUESTIONS, predictions)
     print({name: round(value, 2) for name, value in scores.items()})
-    assert scores["exact_match"] >= 69
-    assert scores["f1"] >= 71.4
-    assert scores["no_answer_f1"] >= 65
+    assert scores["exact_match"] >= 70.5
+    assert scores["f1"] >= 72.4
+    assert scores["no_answer_f1"] >= 64.3
 
 
 def test_every_answer_stands_where_it_says(results):
