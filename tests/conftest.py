@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Set before anything imports them: no test may wait for a hub, and none may write to the user's cache by accident.
@@ -13,6 +14,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from needle.data import SHIPPED_CORPUS
 from needle.pipelines import QA
+
+# A busy machine makes an example slow, not wrong.
+hypothesis.settings.register_profile("needle", deadline=None)
+hypothesis.settings.load_profile("needle")
 
 #: What developers and CI have beside the checkout; absent on a user's machine.
 SHARED = Path(__file__).parents[2] / "shared"
