@@ -95,9 +95,9 @@ class FileConverter:
     """Reads text, markdown, HTML, PDF, DOCX, CSV, JSON and JSON lines files with Haystack's converters.
 
     A file's type is told by its suffix; files with other suffixes are read as plain text if they hold text. Text is UTF-8,
-    UTF-16 with its mark, or else what charset-normalizer finds. A JSON object's text stands under "content" or "text", its
-    other keys become meta; so does a CSV row's, and a CSV file without such a column becomes one document in which every
-    row is a line `column: value; column: value.`
+    UTF-16 or UTF-32 with its mark, or else what charset-normalizer finds. A JSON object's text stands under "content" or
+    "text", its other keys become meta; so does a CSV row's, and a CSV file without such a column becomes one document in
+    which every row is a line `column: value; column: value.`
     """
 
     @component.output_types(documents=list[Document], files=list[SourceFile], skipped=list[SkippedFile])

@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Set before anything imports them: no test may wait for a hub, and none may write to the user's cache by accident.
+# Set before anything imports them: no test may wait for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
