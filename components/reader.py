@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from haystack import Document, ExtractedAnswer, component, default_from_dict, de
 from numpy.typing import NDArray
 
 from needle.components.answers import Candidate, rank_answers
-from needle.components.engines import Engine, EngineName, open_engine
+from needle.components.engines import DType, Engine, EngineName, open_engine
+from needle.components.micro_batcher import MicroBatcher
 from needle.components.passages import trimmed
-from needle.components.spans import best_spans
+from needle.components.spans import Spans
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer, Tokens
 from needle.components.weights import open_checkpoint
 from needle.components.windows import (
     MIN_PASSAGE_TOKENS,
+    Batch,
     batches_by_length,
     fill_batch,
     passage_capacity,
@@ -57,7 +60,9 @@ class MiniLMReader:
         spans_per_window: int = 20,
         batch_tokens: int | None = None,
         device: str | None = None,
+        devices: list[str] | None = None,
         engine: EngineName | None = None,
+        dtype: DType | None = None,
     ):
         """
         :param document_store: where the passages' token ids are kept; those that it lacks are tokenised when read.
@@ -66,9 +71,11 @@ class MiniLMReader:
         :param max_answer_tokens: longest span. spans_per_window: how many spans of a window may become answers.
         :param max_seq_len: tokens in a window, question included. stride: tokens that neighbouring windows share.
         :param batch_tokens: tokens in a batch of windows; None for what suits the engine.
-        :param device: "cpu", "cuda", "cuda:1" ...; None takes a GPU if there is one.
-        :param engine: "onnx" or "torch"; None takes what is fastest for the model and device.
-        :raises ValueError: if a number makes no sense.
+        :param device: "cpu", "cuda", "cuda:1" ...; None takes all GPUs that there are, or the CPU. devices: several, which
+            share the batches.
+        :param engine: "numba", "onnx" or "torch"; None takes what is fastest for the model and device.
+        :param dtype: "float32", "float16" or "bfloat16" for the torch engine; None takes what is fast and near float32.
+        :raises ValueError: if a number makes no sense, or both device and devices are given.
         """
         at_least = [
             ("top_k", top_k, 0),
@@ -81,6 +88,8 @@ class MiniLMReader:
         for name, value, least in at_least:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
+        if device is not None and devices is not None:
+            raise ValueError(f"Give device ({device!r}) or devices ({devices!r}), not both.")
         self.model = model
         self.document_store = document_store
         self.top_k = top_k
@@ -92,8 +101,11 @@ class MiniLMReader:
         self.spans_per_window = spans_per_window
         self.batch_tokens = batch_tokens
         self.device = device
+        self.devices = devices
         self.engine = engine
+        self.dtype = dtype
         self._lock = threading.Lock()
+        self._batcher = MicroBatcher(self._answers)
         self._loaded: tuple[PassageTokenizer, Engine] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +122,9 @@ class MiniLMReader:
             spans_per_window=self.spans_per_window,
             batch_tokens=self.batch_tokens,
             device=self.device,
+            devices=self.devices,
             engine=self.engine,
+            dtype=self.dtype,
         )
 
     @classmethod
@@ -137,7 +151,8 @@ class MiniLMReader:
                     positions -= checkpoint.config.get("pad_token_id", 1) + 1
                 if self.max_seq_len > positions:
                     raise ValueError(f"max_seq_len is {self.max_seq_len}, but this model takes at most {positions} tokens.")
-                self._loaded = tokenizer, open_engine(checkpoint, self.device, self.engine)
+                devices = self.devices if self.device is None else [self.device]
+                self._loaded = tokenizer, open_engine(checkpoint, devices, self.engine, self.dtype)
             return self._loaded
 
     @component.output_types(answers=list[ExtractedAnswer], answers_per_query=list[list[ExtractedAnswer]])
@@ -170,13 +185,8 @@ class MiniLMReader:
             raise ValueError(
                 f"{len(queries or [])} queries need as many lists of documents, not {len(documents_per_query or [])}."
             )
-        top_k = self.top_k if top_k is None else top_k
-        no_answer = self.no_answer if no_answer is None else no_answer
-        null_threshold = self.null_threshold if null_threshold is None else null_threshold
-        if top_k < 0:
-            raise ValueError(f"top_k must be at least 0, not {top_k}.")
-        candidates = self._read(asked, given)
-        answers = [rank_answers(q, c, top_k, no_answer, null_threshold) for q, c in zip(asked, candidates, strict=True)]
+        options = self._options(top_k, no_answer, null_threshold)
+        answers = self._answers([(*pair, *options) for pair in zip(asked, given, strict=True)])
         outputs: dict[str, Any] = {} if query is None else {"answers": answers[0]}
         return outputs if queries is None else outputs | {"answers_per_query": answers[len(answers) - len(queries) :]}
 
@@ -191,9 +201,27 @@ class MiniLMReader:
         no_answer: bool | None = None,
         null_threshold: float | None = None,
     ) -> dict[str, Any]:
-        """`run` in a thread, so that the event loop goes on."""
-        arguments = (query, documents, queries, documents_per_query, top_k, no_answer, null_threshold)
-        return await asyncio.to_thread(self.run, *arguments)
+        """`run` in a thread, so that the event loop goes on; single questions asked at the same time share their batches."""
+        if query is None or queries is not None or documents_per_query is not None:
+            arguments = (query, documents, queries, documents_per_query, top_k, no_answer, null_threshold)
+            return await asyncio.to_thread(self.run, *arguments)
+        asked = (query, documents or [], *self._options(top_k, no_answer, null_threshold))
+        return {"answers": await asyncio.wrap_future(self._batcher.submit(asked))}
+
+    def _options(self, top_k: int | None, no_answer: bool | None, null_threshold: float | None) -> tuple[int, bool, float]:
+        top_k = self.top_k if top_k is None else top_k
+        if top_k < 0:
+            raise ValueError(f"top_k must be at least 0, not {top_k}.")
+        return (
+            top_k,
+            self.no_answer if no_answer is None else no_answer,
+            self.null_threshold if null_threshold is None else null_threshold,
+        )
+
+    def _answers(self, asked: Sequence[tuple[str, Sequence[Document], int, bool, float]]) -> list[list[ExtractedAnswer]]:
+        """Answers to (query, documents, top_k, no_answer, null_threshold), all read in the same batches."""
+        candidates = self._read([query for query, *_ in asked], [documents for _, documents, *_ in asked])
+        return [rank_answers(a[0], c, *a[2:]) for a, c in zip(asked, candidates, strict=True)]
 
     def _read(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> list[list[Candidate]]:
         """Every question's spans in its passages, in the passages' order."""
@@ -246,9 +274,7 @@ class MiniLMReader:
         windows = split_windows(question_lengths, passage_lengths, template.n_special, self.max_seq_len, self.stride)
         null_score = np.full(len(passages), np.inf, np.float32)
         found = []
-        for group in batches_by_length(windows["length"], self.batch_tokens or engine.batch_tokens):
-            batch = fill_batch(windows[group], questions, passages, template, tokenizer.pad_id)
-            spans = best_spans(*engine.logits(batch), batch, self.max_answer_tokens, self.spans_per_window)
+        for batch, spans in self._computed(windows, questions, passages, tokenizer, engine):
             np.minimum.at(null_score, batch.windows["pair"], spans.null_score)
             row, nth = np.nonzero(np.isfinite(spans.score))
             shift = (batch.windows["start_token"] - batch.passage_start)[row]
@@ -260,3 +286,22 @@ class MiniLMReader:
         margin = score - null_score[pair]
         for i in np.argsort(pair, kind="stable"):
             yield int(pair[i]), float(margin[i]), int(start[i]), int(end[i])
+
+    def _computed(
+        self,
+        windows: NDArray[np.void],
+        questions: Sequence[NDArray[np.int32]],
+        passages: Sequence[Tokens],
+        tokenizer: PassageTokenizer,
+        engine: Engine,
+    ) -> Iterator[tuple[Batch, Spans]]:
+        """Batches are filled while the engine computes the ones before."""
+        submitted: deque[tuple[Batch, Callable[[], Spans]]] = deque()
+        for group in batches_by_length(windows["length"], self.batch_tokens or engine.batch_tokens):
+            batch = fill_batch(windows[group], questions, passages, tokenizer.template, tokenizer.pad_id)
+            submitted.append((batch, engine.submit(batch, self.max_answer_tokens, self.spans_per_window)))
+            if len(submitted) > engine.in_flight:
+                batch, spans = submitted.popleft()
+                yield batch, spans()
+        for batch, spans in submitted:
+            yield batch, spans()

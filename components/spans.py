@@ -1,4 +1,4 @@
-"""Logits -> best spans and null scores: pure functions on NumPy arrays or torch tensors, batched, where the logits are.
+"""Logits -> best spans and null scores: pure functions, batched, where the logits are (NumPy arrays or torch tensors).
 
 Span score = start logit + end logit, for start <= end < start + max_answer_tokens, both inside the passage.
 Null score = start logit + end logit at the first token ([CLS]), the SQuAD 2.0 rule for "no answer" (Devlin et al. 2019,
@@ -7,9 +7,11 @@ arXiv 1810.04805, section 4.3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from needle.components.windows import Batch
@@ -27,6 +29,11 @@ class Spans(NamedTuple):
     end: NDArray[np.int32]
     null_score: NDArray[np.float32]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Spans]) -> Spans:
+        """The spans of one batch whose windows were read in parts."""
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
 
 def best_spans(start_logits: Any, end_logits: Any, batch: Batch, max_answer_tokens: int, n: int) -> Spans:
     """The n best spans of each window.
@@ -34,31 +41,44 @@ def best_spans(start_logits: Any, end_logits: Any, batch: Batch, max_answer_toke
     :param start_logits: (B, L) NumPy array or torch tensor. end_logits: the same.
     :param max_answer_tokens: most tokens in a span. n: how many spans a window.
     """
-    if isinstance(start_logits, np.ndarray):
-        return _best_spans_numpy(start_logits, end_logits, batch, max_answer_tokens, n)
-    return _best_spans_torch(start_logits, end_logits, batch, max_answer_tokens, n)
+    if not isinstance(start_logits, np.ndarray):
+        return _best_spans_torch(start_logits, end_logits, batch, max_answer_tokens, n)
+    rows = len(start_logits)
+    spans = Spans(
+        score=np.full((rows, n), -np.inf, np.float32),
+        start=np.zeros((rows, n), np.int32),
+        end=np.zeros((rows, n), np.int32),
+        null_score=start_logits[:, 0] + end_logits[:, 0],
+    )
+    _search(start_logits, end_logits, batch.passage_start, batch.passage_end, max_answer_tokens, *spans[:3])
+    return spans
 
 
-def _best_spans_numpy(
-    start_logits: NDArray[np.float32], end_logits: NDArray[np.float32], batch: Batch, max_answer_tokens: int, n: int
-) -> Spans:
-    rows, length = start_logits.shape
-    width = min(max_answer_tokens, length)
-    position = np.arange(length)
-    inside = (position >= batch.passage_start[:, None]) & (position < batch.passage_end[:, None])
-    start = np.where(inside, start_logits, -np.inf).astype(np.float32)
-    end = np.full((rows, length + width - 1), -np.inf, np.float32)
-    end[:, :length] = np.where(inside, end_logits, -np.inf)
-    band = np.lib.stride_tricks.sliding_window_view(end, width, axis=1)  # (B, L, width): [b, i, j] = end[b, i + j]
-    scores = (start[:, :, None] + band).reshape(rows, -1)
-    n = min(n, scores.shape[1])
-    best = np.argpartition(scores, -n, axis=1)[:, -n:]
-    best_scores = np.take_along_axis(scores, best, axis=1)
-    # Among those kept, equal scores are ordered by place, so that the result does not depend on the sort.
-    order = np.lexsort((best, -best_scores), axis=1)
-    best, best_scores = np.take_along_axis(best, order, axis=1), np.take_along_axis(best_scores, order, axis=1)
-    first = (best // width).astype(np.int32)
-    return Spans(best_scores, first, first + (best % width + 1).astype(np.int32), start_logits[:, 0] + end_logits[:, 0])
+@njit(nogil=True, cache=True)
+def _search(
+    start_logits: Any,
+    end_logits: Any,
+    passage_start: Any,
+    passage_end: Any,
+    max_answer_tokens: int,
+    score: Any,
+    start: Any,
+    end: Any,
+) -> None:
+    """Keep each row's best spans in order while going through all: of equal scores the earlier place is the better one."""
+    n = score.shape[1]
+    for row in range(len(score)):
+        for first in range(passage_start[row], passage_end[row]):
+            for last in range(first, min(first + max_answer_tokens, passage_end[row])):
+                value = start_logits[row, first] + end_logits[row, last]
+                if value > score[row, n - 1]:
+                    rank = n - 1
+                    while rank > 0 and value > score[row, rank - 1]:
+                        score[row, rank] = score[row, rank - 1]
+                        start[row, rank] = start[row, rank - 1]
+                        end[row, rank] = end[row, rank - 1]
+                        rank -= 1
+                    score[row, rank], start[row, rank], end[row, rank] = value, first, last + 1
 
 
 def _best_spans_torch(start_logits: Any, end_logits: Any, batch: Batch, max_answer_tokens: int, n: int) -> Spans:

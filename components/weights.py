@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from needle.data import SHIPPED_READER
 from needle.data.errors import ModelError
@@ -115,8 +115,8 @@ class Checkpoint:
             raise ModelError(f"The weights '{self.weights_file}' can't be read: {error}") from error
 
 
-def save_compact(weights: Weights, folder: Path) -> Path:
-    """Write weights of which the matrices are `Quantised` in the compact form; returns the file."""
+def compact(weights: Weights) -> bytes:
+    """Weights of which the matrices are `Quantised` as a file in the compact form."""
     tensors: dict[str, NDArray[Any]] = {}
     for name, weight in weights.items():
         if isinstance(weight, Quantised):
@@ -125,9 +125,7 @@ def save_compact(weights: Weights, folder: Path) -> Path:
                 tensors[name + SMOOTH] = weight.smooth
         else:
             tensors[name] = weight
-    file = folder / COMPACT_FILE
-    save_file(tensors, file, metadata={"format": "needle-int8-rows", "version": "1"})
-    return file
+    return save(tensors, metadata={"format": "needle-int8-rows", "version": "1"})
 
 
 def open_checkpoint(model: str | Path | None = None) -> Checkpoint:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from needle.components.quantise import quantise
 from needle.components.tokenizer import PassageTokenizer
-from needle.components.weights import open_checkpoint, save_compact
+from needle.components.weights import COMPACT_FILE, compact, open_checkpoint
 from needle.components.windows import pair_batches
 from needle.data.squad import read_squad
 
@@ -20,6 +20,6 @@ questions = read_squad(samples)
 pairs = [(q.question, q.context) for q in questions[:: len(questions) // 256]]
 batches = pair_batches(pairs, PassageTokenizer.from_folder(source))
 out.mkdir(parents=True, exist_ok=True)
-print(save_compact(quantise(checkpoint.arrays(), checkpoint.config, batches), out))
+(out / COMPACT_FILE).write_bytes(compact(quantise(checkpoint.arrays(), checkpoint.config, batches)))
 for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
     shutil.copyfile(source / name, out / name)

@@ -39,7 +39,7 @@ for batch_size in (None, 1, 4):
     )
     rival.warm_up()
     contestants[f"TransformersExtractiveReader, batch {batch_size}"] = lambda r=rival: [r.run(q, d) for q, d in pairs]
-for engine in ("torch", "onnx"):
+for engine in ("torch", "onnx", "numba"):
     ours = MiniLMReader(model, document_store=store, device="cpu", engine=engine)
     ours.warm_up()
     contestants[f"needle {engine}, one by one"] = lambda r=ours: [r.run(q, d) for q, d in pairs]

@@ -70,7 +70,7 @@ def test_many_questions_are_read_together_and_give_what_each_gives_alone(reader)
 
 
 def test_in_float32_batching_and_order_change_nothing():
-    exact = MiniLMReader(engine="torch", device="cpu")
+    exact = MiniLMReader(engine="torch", device="cpu", dtype="float32")
     queries = [QUERY, "Where was tea first drunk?"]
     alone = [exact.run(query, [PARIS, ROME, TEA])["answers"] for query in queries]
     together = exact.run(queries=queries, documents_per_query=[[PARIS, ROME, TEA]] * 2)["answers_per_query"]
@@ -205,14 +205,20 @@ def test_it_is_a_component_that_dumps_and_loads_with_all_its_parameters(tmp_path
         stride=64,
         spans_per_window=7,
         batch_tokens=500,
-        device="cpu",
+        devices=["cuda:0", "cuda:1"],
         engine="torch",
+        dtype="float16",
     )
     data = reader.to_dict()
     assert MiniLMReader.from_dict(reader.to_dict()).to_dict() == data
     pipeline = Pipeline()
     pipeline.add_component("reader", MiniLMReader(top_k=1))
     assert pipeline.run({"reader": {"query": QUERY, "documents": [PARIS]}})["reader"]["answers"][0].data == "Paris"
+
+
+def test_one_device_or_several_but_not_both():
+    with pytest.raises(ValueError, match=r"device \('cpu'\) or devices"):
+        MiniLMReader(device="cpu", devices=["cpu"])
 
 
 def test_an_answer_does_not_reach_over_a_paragraph_break(reader):

@@ -4,24 +4,33 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from numba.core.registry import cpu_target
 from safetensors.numpy import load_file
 
-from needle.components.engines import OnnxEngine, TorchEngine, open_engine
-from needle.components.quantise import quantise
+from needle.components.bert_kernels import HAS_INT8_DOT
+from needle.components.engines import open_engine
+from needle.components.numba_engine import NumbaEngine
+from needle.components.onnx_engine import OnnxEngine
+from needle.components.quantise import int8_weights, quantise
 from needle.components.reader import MiniLMReader
+from needle.components.spans import best_spans
 from needle.components.tokenizer import PassageTokenizer
-from needle.components.weights import COMPACT_FILE, Quantised, open_checkpoint, save_compact
+from needle.components.torch_engine import TorchEngine
+from needle.components.weights import COMPACT_FILE, Quantised, compact, open_checkpoint
 from needle.components.windows import pair_batches
 from needle.data import SHIPPED_CORPUS, SHIPPED_READER
 from needle.data.errors import ModelError
 from needle.data.squad import read_squad
 
 PAIRS = [(q.question, q.context) for q in read_squad(SHIPPED_CORPUS / "questions.json")[::12]]
+
+needs_int8_dot = pytest.mark.skipif(not HAS_INT8_DOT, reason="this processor has no AVX-512 VNNI")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +58,7 @@ def hugging_face_logits(model, batch):
 def test_torch_in_float32_equals_hugging_face(shared):
     folder = shared / "models/minilm-squad2"
     model = transformers.BertForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
-    engine = TorchEngine(open_checkpoint(folder), "cpu")
+    engine = TorchEngine(open_checkpoint(folder), ["cpu"], "float32")
     for batch in pair_batches(PAIRS, PassageTokenizer.from_folder(folder)):
         for ours, theirs in zip(engine.logits(batch), hugging_face_logits(model, batch), strict=True):
             np.testing.assert_allclose(real(batch, ours), real(batch, theirs), atol=1e-4)
@@ -73,23 +82,24 @@ def test_the_shipped_reader_is_small_and_free_of_pickle():
     assert {f.suffix for f in SHIPPED_READER.iterdir()} <= {".json", ".md", ".safetensors"}
 
 
-def test_the_cpu_engine_gives_the_torch_engines_answers_on_nearly_all_questions():
+@pytest.mark.parametrize("engine", ["onnx", pytest.param("numba", marks=needs_int8_dot)])
+def test_the_cpu_engines_give_the_torch_engines_answers_on_nearly_all_questions(engine):
     """int8 rounding moves logits by hundredths; where two spans are as good, the order may change."""
-    onnx, torch_ = MiniLMReader(engine="onnx"), MiniLMReader(engine="torch", device="cpu")
+    int8, torch_ = MiniLMReader(engine=engine), MiniLMReader(engine="torch", device="cpu", dtype="float32")
     from haystack import Document
 
     arguments = {"queries": [q for q, _ in PAIRS], "documents_per_query": [[Document(content=c)] for _, c in PAIRS]}
-    answers = [r.run(**arguments)["answers_per_query"] for r in (onnx, torch_)]
+    answers = [r.run(**arguments)["answers_per_query"] for r in (int8, torch_)]
     same = [a[0].data == b[0].data for a, b in zip(*answers, strict=True)]
     assert np.mean(same) >= 0.9
     scores = [[a[0].score for a in part] for part in answers]
     assert np.median(np.abs(np.subtract(*scores))) < 0.02
 
 
-def tiny(kind, folder):
+def tiny(kind, folder, head_size=12):
     """A small random reader, saved as users' own are, with the shipped tokenizer's files."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    sizes = {"hidden_size": 4 * head_size, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
     if kind == "roberta":
         vocabulary = {"vocab_size": 30522, "type_vocab_size": 1, "pad_token_id": 0, "max_position_embeddings": 512}
         model = transformers.RobertaForQuestionAnswering(transformers.RobertaConfig(**sizes, **vocabulary))
@@ -107,11 +117,12 @@ def tiny(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_any_bert_family_folder_runs_on_both_engines(kind, tmp_path):
-    model = tiny(kind, tmp_path)
+@pytest.mark.parametrize("int8_engine", ["onnx", pytest.param("numba", marks=needs_int8_dot)])
+@pytest.mark.parametrize("head_size", [32, 64])
+def test_any_bert_family_folder_runs_on_all_engines(kind, int8_engine, head_size, tmp_path):
+    model = tiny(kind, tmp_path, head_size)
     checkpoint = open_checkpoint(tmp_path)
-    engines = open_engine(checkpoint, "cpu", "torch"), open_engine(checkpoint, "cpu")
-    assert isinstance(engines[1], OnnxEngine)
+    engines = open_engine(checkpoint, ["cpu"], "torch", "float32"), open_engine(checkpoint, ["cpu"], int8_engine)
     for batch in pair_batches(PAIRS, PassageTokenizer.from_folder(tmp_path)):
         expected = hugging_face_logits(model, batch)
         for ours, theirs in zip(engines[0].logits(batch), expected, strict=True):
@@ -139,22 +150,131 @@ def test_the_onnx_graph_without_int8_equals_hugging_face(tmp_path):
                 np.testing.assert_allclose(real(batch, ours), real(batch, theirs), atol=1e-4)
 
 
+def test_the_fastest_engine_that_can_run_a_model_is_taken(tmp_path):
+    assert open_engine(open_checkpoint()).name == ("numba" if HAS_INT8_DOT else "onnx")
+    tiny("bert", tmp_path, head_size=12)
+    assert open_engine(open_checkpoint(tmp_path)).name == "onnx"
+    with pytest.raises(ModelError, match=r"AVX-512 VNNI|no multiples of 32"):
+        open_engine(open_checkpoint(tmp_path), engine="numba")
+    with pytest.raises(ModelError, match=r"onnx engine runs on the CPU, not on cuda:0"):
+        open_engine(open_checkpoint(), ["cuda:0"], "onnx")
+
+
+@needs_int8_dot
+def test_the_numba_engine_gives_a_window_the_same_logits_in_any_batch_and_thread():
+    """Exactly: every row has a scale of its own, and no padding is computed."""
+    engine = NumbaEngine(open_checkpoint())
+    batches = list(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
+    together = {}
+    for batch in batches:
+        for i, logits in enumerate(np.stack(engine.logits(batch), axis=1)):
+            together[tuple(batch.windows[i])] = logits[:, : batch.lengths[i]]
+    with ThreadPoolExecutor(8) as pool:
+        for batch in batches:
+            singles = [type(batch)(*(array[i : i + 1] for array in batch)) for i in range(len(batch.lengths))]
+            for single, logits in zip(singles, pool.map(engine.logits, singles), strict=True):
+                length = single.lengths[0]
+                np.testing.assert_array_equal(np.stack(logits)[:, 0, :length], together[tuple(single.windows[0])])
+
+
+@needs_int8_dot
+def test_without_bfloat16_products_attention_is_computed_in_float32(tmp_path):
+    """As on processors that have int8 but not bfloat16 dot products; both are near torch, neither is the other."""
+    code = """
+import sys, numpy as np
+from needle.components import bert_kernels
+from needle.components.numba_engine import NumbaEngine
+from needle.components.tokenizer import PassageTokenizer
+from needle.components.weights import open_checkpoint
+from needle.components.windows import pair_batches
+assert not bert_kernels.HAS_BFLOAT16_DOT
+checkpoint = open_checkpoint()
+pairs = [("Who wrote programs?", "Ada Lovelace, born in 1815, wrote programs. " * 9), ("Who?", "Nobody did.")]
+[batch] = pair_batches(pairs, PassageTokenizer.from_folder(checkpoint.folder))
+np.save(sys.argv[1], np.stack(NumbaEngine(checkpoint).logits(batch)))
+"""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].replace("+avx512bf16", "-avx512bf16")
+    environment = os.environ | {"NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "logits.npy"], env=environment, check=True)
+    pairs = [("Who wrote programs?", "Ada Lovelace, born in 1815, wrote programs. " * 9), ("Who?", "Nobody did.")]
+    [batch] = pair_batches(pairs, PassageTokenizer.from_folder(SHIPPED_READER))
+    expected = np.stack(TorchEngine(open_checkpoint(), ["cpu"], "float32").logits(batch))
+    for logits in (np.load(tmp_path / "logits.npy"), np.stack(NumbaEngine(open_checkpoint()).logits(batch))):
+        for ours, theirs in zip(logits, expected, strict=True):
+            assert np.abs(real(batch, ours) - real(batch, theirs)).mean() < 0.1
+
+
+@needs_int8_dot
+def test_the_user_is_told_when_the_kernels_are_compiled_and_they_are_compiled_once(tmp_path):
+    code = "from needle.components.reader import MiniLMReader; MiniLMReader(engine='numba').warm_up()"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stderr
+        for _ in range(2)
+    )
+    assert "Compiling the reader for this processor" in first
+    assert second == ""
+
+
+@needs_int8_dot
+def test_tokens_that_a_model_does_not_know_are_refused():
+    engine = NumbaEngine(open_checkpoint())
+    batch = next(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
+    with pytest.raises(ModelError, match=r"ids up to 40000.*30522 ids"):
+        engine.logits(batch._replace(input_ids=np.full_like(batch.input_ids, 40000)))
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 products")
+def test_torch_on_the_cpu_computes_in_bfloat16_where_the_processor_does():
+    batch = next(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
+    logits, exact = (TorchEngine(open_checkpoint(), ["cpu"], dtype).logits(batch)[0] for dtype in (None, "float32"))
+    difference = np.abs(real(batch, logits) - real(batch, exact))
+    assert 0 < difference.mean() < 0.1
+
+
+def test_devices_share_the_batches():
+    """Two replicas, here both on the CPU, give what one gives."""
+    batches = list(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
+    engine = TorchEngine(open_checkpoint(), ["cpu", "cpu"], "float32")
+    waiting = [engine.submit(batch, 30, 5) for batch in batches]
+    for batch, spans in zip(batches, waiting, strict=True):
+        expected = best_spans(*TorchEngine.logits(engine, batch), batch, 30, 5)
+        for ours, theirs in zip(spans(), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_int8_form_of_a_float_reader_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiny("bert", tmp_path)
+    first = int8_weights(open_checkpoint(tmp_path))
+    [file] = (tmp_path / "cache" / "needle" / "int8").iterdir()
+    written = file.stat().st_mtime_ns
+    second = int8_weights(open_checkpoint(tmp_path))
+    assert file.stat().st_mtime_ns == written
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        for a, b in zip(*([w] if isinstance(w, np.ndarray) else w for w in (weight, second[name])), strict=True):
+            assert (a is None and b is None) or np.array_equal(a, b)
+    file.write_bytes(b"damaged")
+    assert int8_weights(open_checkpoint(tmp_path)).keys() == first.keys()
+
+
 def test_other_architectures_run_in_torch(tmp_path):
     tiny("distilbert", tmp_path)
     checkpoint = open_checkpoint(tmp_path)
-    engine = open_engine(checkpoint, "cpu")
+    engine = open_engine(checkpoint, ["cpu"])
     assert engine.name == "torch"
     start, _ = engine.logits(next(pair_batches(PAIRS, PassageTokenizer.from_folder(tmp_path))))
     assert torch.isfinite(start).all()
     with pytest.raises(ModelError, match="distilbert"):
-        open_engine(checkpoint, "cpu", "onnx")
+        open_engine(checkpoint, ["cpu"], "onnx")
 
 
 def test_bert_is_told_which_tokens_are_the_question(tmp_path):
     """The defect of transformers-haystack's reader: without token_type_ids the logits are others."""
     model = tiny("bert", tmp_path)
     batch = next(pair_batches(PAIRS, PassageTokenizer.from_folder(tmp_path)))
-    start, _ = open_engine(open_checkpoint(tmp_path), "cpu", "torch").logits(batch)
+    start, _ = open_engine(open_checkpoint(tmp_path), ["cpu"], "torch", "float32").logits(batch)
     blind, _ = hugging_face_logits(model, batch._replace(token_type_ids=np.zeros_like(batch.token_type_ids)))
     assert np.abs(real(batch, start) - real(batch, blind)).max() > 0.01
 
@@ -176,12 +296,12 @@ def test_the_compact_form_of_any_reader_can_be_written_and_read(tmp_path):
     checkpoint = open_checkpoint(source)
     batches = list(pair_batches(PAIRS[:8], PassageTokenizer.from_folder(source)))
     weights = quantise(checkpoint.arrays(), checkpoint.config, batches)
-    assert save_compact(weights, out).name == COMPACT_FILE
+    (out / COMPACT_FILE).write_bytes(compact(weights))
     (out / "config.json").write_text(json.dumps(checkpoint.config))
-    compact = open_checkpoint(out)
-    assert compact.is_compact
-    original = TorchEngine(checkpoint, "cpu").logits(batches[0])[0]
-    for engine in (TorchEngine(compact, "cpu"), OnnxEngine(compact)):
+    small = open_checkpoint(out)
+    assert small.is_compact
+    original = TorchEngine(checkpoint, ["cpu"], "float32").logits(batches[0])[0]
+    for engine in (TorchEngine(small, ["cpu"], "float32"), OnnxEngine(small)):
         ours = engine.logits(batches[0])[0]
         assert np.abs(real(batches[0], ours) - real(batches[0], original)).mean() < 0.1 * float(original.std())
 
@@ -199,24 +319,24 @@ def test_a_model_without_a_span_head_is_no_reader(tmp_path):
     tiny("distilbert", tmp_path)
     transformers.DistilBertModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"qa_outputs\.weight"):
-        open_engine(open_checkpoint(tmp_path), "cpu")
+        open_engine(open_checkpoint(tmp_path), ["cpu"])
 
 
 def test_a_damaged_cached_graph_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    open_engine(open_checkpoint(), "cpu")
+    open_engine(open_checkpoint(), ["cpu"], "onnx")
     [file] = (tmp_path / "needle" / "graphs").iterdir()
     size = file.stat().st_size
     file.write_bytes(b"")
-    assert isinstance(open_engine(open_checkpoint(), "cpu"), OnnxEngine)
+    assert isinstance(open_engine(open_checkpoint(), ["cpu"], "onnx"), OnnxEngine)
     assert [f.stat().st_size for f in file.parent.iterdir()] == [size]
 
 
 def test_without_a_cache_that_can_be_written_the_engine_runs_all_the_same(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert isinstance(open_engine(open_checkpoint(), "cpu"), OnnxEngine)
-    assert "built anew each time" in caplog.text
+    assert isinstance(open_engine(open_checkpoint(), ["cpu"], "onnx"), OnnxEngine)
+    assert "made anew each time" in caplog.text
 
 
 def test_onnx_runtime_keeps_no_device_id(tmp_path):
@@ -228,7 +348,7 @@ def test_onnx_runtime_keeps_no_device_id(tmp_path):
     assert {f.suffix for f in tmp_path.rglob("*") if f.is_file()} == {".onnx"}
 
 
-@pytest.mark.parametrize(("argument", "value"), [("engine", "tensorrt"), ("device", "gpu")])
-def test_an_engine_or_device_that_does_not_exist_is_refused_by_name(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} must be .*'{value}'"):
-        open_engine(open_checkpoint(), **{argument: value})
+@pytest.mark.parametrize("wrong", [{"engine": "tensorrt"}, {"devices": ["gpu"]}, {"dtype": "int4"}])
+def test_an_engine_or_device_that_does_not_exist_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=r"(engine|device|dtype) must be .*'(tensorrt|gpu|int4)'"):
+        open_engine(open_checkpoint(), **wrong)

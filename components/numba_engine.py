@@ -1,0 +1,168 @@
+"""Windows -> spans on x86 processors with AVX-512 VNNI: `bert_kernels` on all cores, without importing torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from needle.components import bert_kernels
+from needle.components.quantise import int8_weights
+from needle.components.spans import Spans, best_spans
+from needle.components.weights import BERT_FAMILY, Checkpoint, Quantised, Weights
+from needle.components.windows import WINDOW, Batch
+from needle.data.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+#: A thread takes windows one at a time; short ones several together, up to so many tokens, to read the weights less often.
+PART_TOKENS = 192
+
+
+class NumbaEngine:
+    """int8 linear layers, bfloat16 or float32 attention, one window a thread."""
+
+    name = "numba"
+    in_flight = 2
+
+    def __init__(self, checkpoint: Checkpoint):
+        if reason := unsupported(checkpoint):
+            raise ModelError(f"The numba engine can't run '{checkpoint.folder}': {reason}. Use engine='onnx' or 'torch'.")
+        self._heads: int = checkpoint.config["num_attention_heads"]
+        self._epsilon = np.float32(checkpoint.config["layer_norm_eps"])
+        self._encoder = _encoder(int8_weights(checkpoint), checkpoint.config)
+        threads = available_cores()
+        self.batch_tokens = 2048 * threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="needle-reader")
+        self._own = threading.local()
+        self._compile()
+
+    def logits(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        parts = list(self._pool.map(self._encode, _parts(batch)))
+        start, end = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return start, end
+
+    def submit(self, batch: Batch, max_answer_tokens: int, n: int) -> Callable[[], Spans]:
+        def read(part: Batch) -> Spans:
+            return best_spans(*self._encode(part), part, max_answer_tokens, n)
+
+        futures = [self._pool.submit(read, part) for part in _parts(batch)]
+        return lambda: Spans.joined([future.result() for future in futures])
+
+    def _encode(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        tokens, largest_id = int(batch.lengths.sum()), batch.input_ids.max()
+        n_ids, n_positions = len(self._encoder.words), len(self._encoder.positions)
+        if largest_id >= n_ids or batch.lengths.max() > n_positions:
+            raise ModelError(
+                f"A window has {batch.lengths.max()} tokens with ids up to {largest_id}; this model knows {n_positions} "
+                f"positions and {n_ids} ids. Is the tokenizer its own?"
+            )
+        start, end = np.zeros((2, *batch.input_ids.shape), np.float32)
+        arrays = batch.input_ids, batch.token_type_ids, batch.lengths, self._scratch(tokens), start, end
+        bert_kernels.encode(self._encoder, self._heads, self._epsilon, *arrays)
+        return start, end
+
+    def _scratch(self, tokens: int) -> bert_kernels.Scratch:
+        """This thread's memory, made once unless a window is longer than any before."""
+        if getattr(self._own, "tokens", 0) < tokens:
+            self._own.tokens = max(tokens, 2 * PART_TOKENS)
+            hidden = self._encoder.words.shape[1]
+            inner = self._encoder.inner.bias.shape[1]
+            self._own.scratch = bert_kernels.scratch(self._own.tokens, hidden, inner, hidden // self._heads)
+        scratch: bert_kernels.Scratch = self._own.scratch
+        return scratch
+
+    def _compile(self) -> None:
+        """Numba keeps what it compiled beside the module, or in the user's cache where that can't be written."""
+        told = "Compiling the reader for this processor; this takes some seconds, once."
+        timer = threading.Timer(1.0, logger.warning, [told])
+        timer.start()
+        ids = np.zeros((1, 4), np.int32)
+        bound = np.array([1], np.int32)
+        try:
+            batch = Batch(np.empty(1, WINDOW), ids, ids, np.array([4], np.int32), bound, bound + 2)
+            self.submit(batch, max_answer_tokens=2, n=1)()
+        finally:
+            timer.cancel()
+
+
+def unsupported(checkpoint: Checkpoint) -> str:
+    """Why this engine can't run a model on this machine; "" if it can."""
+    if not bert_kernels.HAS_INT8_DOT:
+        return "this processor has no AVX-512 VNNI"
+    if not checkpoint.is_bert_family or checkpoint.weights_file is None:
+        return f"it runs BERT-family safetensors weights, this is a '{checkpoint.config.get('model_type')}'"
+    sizes = [checkpoint.config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")]
+    if any(size % bert_kernels.COLUMNS for size in (*sizes[:2], sizes[0] // sizes[2])):
+        return f"its layers' sizes are no multiples of {bert_kernels.COLUMNS}"
+    return ""
+
+
+def available_cores() -> int:
+    """Cores that this process may use: by affinity, and by a container's share (cgroup v2 cpu.max: quota and period)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    """What the threads take, one after the other."""
+    size = max(1, PART_TOKENS // batch.input_ids.shape[1])
+    return [Batch._make(array[i : i + size] for array in batch) for i in range(0, len(batch.lengths), size)]
+
+
+def _encoder(weights: Weights, config: dict[str, Any]) -> bert_kernels.Encoder:
+    prefix = BERT_FAMILY[config["model_type"]]
+    layers = [f"{prefix}encoder.layer.{i}." for i in range(config["num_hidden_layers"])]
+    first_position = 0 if config["model_type"] == "bert" else config["pad_token_id"] + 1
+
+    def floats(name: str) -> NDArray[np.float32]:
+        weight = weights[name]
+        return weight.dequantised() if isinstance(weight, Quantised) else weight
+
+    def linear(*parts: str) -> bert_kernels.Linear:
+        """One layer, or several side by side, in all encoder layers."""
+        return bert_kernels.Linear(
+            *(np.stack(arrays) for arrays in zip(*(one(layer, parts) for layer in layers), strict=True))
+        )
+
+    def one(layer: str, parts: tuple[str, ...]) -> tuple[NDArray[Any], ...]:
+        matrices = [w for w in (weights[f"{layer}{part}.weight"] for part in parts) if isinstance(w, Quantised)]
+        smooth = matrices[0].smooth
+        return (
+            bert_kernels.tiled(np.concatenate([m.values for m in matrices])),
+            np.concatenate([m.scale[:, 0] for m in matrices]),
+            np.concatenate([floats(f"{layer}{part}.bias") for part in parts]),
+            np.ones(matrices[0].values.shape[1], np.float32) if smooth is None else 1 / smooth,
+        )
+
+    def norm(part: str, names: list[str]) -> bert_kernels.Norm:
+        return bert_kernels.Norm(*(np.stack([floats(f"{n}{part}.{kind}") for n in names]) for kind in ("weight", "bias")))
+
+    words = weights[f"{prefix}embeddings.word_embeddings.weight"]
+    assert isinstance(words, Quantised)
+    return bert_kernels.Encoder(
+        words=words.values,
+        word_scale=words.scale[:, 0].copy(),
+        positions=floats(f"{prefix}embeddings.position_embeddings.weight")[first_position:],
+        kinds=floats(f"{prefix}embeddings.token_type_embeddings.weight"),
+        embedding_norm=norm("LayerNorm", [f"{prefix}embeddings."]),
+        qkv=linear("attention.self.query", "attention.self.key", "attention.self.value"),
+        attention=linear("attention.output.dense"),
+        attention_norm=norm("attention.output.LayerNorm", layers),
+        inner=linear("intermediate.dense"),
+        outer=linear("output.dense"),
+        outer_norm=norm("output.LayerNorm", layers),
+        head=floats("qa_outputs.weight"),
+        head_bias=floats("qa_outputs.bias"),
+    )
