@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
@@ -29,6 +29,20 @@ from needle.components.windows import (
     split_windows,
 )
 from needle.data.errors import QueryError
+
+#: Passages, of several questions, that are read before their answers are made and their tokens forgotten.
+PASSAGES_AT_ONCE = 4096
+
+#: Spans of a question, the best of all windows, from which its answers are made.
+MAX_SPANS = 1000
+
+
+class _Asked(NamedTuple):
+    query: str
+    documents: Sequence[Document]
+    top_k: int
+    no_answer: bool
+    null_threshold: float
 
 
 def check_query(query: object) -> None:
@@ -185,8 +199,8 @@ class MiniLMReader:
             raise ValueError(
                 f"{len(queries or [])} queries need as many lists of documents, not {len(documents_per_query or [])}."
             )
-        options = self._options(top_k, no_answer, null_threshold)
-        answers = self._answers([(*pair, *options) for pair in zip(asked, given, strict=True)])
+        options = top_k, no_answer, null_threshold
+        answers = self._answers([self._asked(q, docs, *options) for q, docs in zip(asked, given, strict=True)])
         outputs: dict[str, Any] = {} if query is None else {"answers": answers[0]}
         return outputs if queries is None else outputs | {"answers_per_query": answers[len(answers) - len(queries) :]}
 
@@ -205,44 +219,59 @@ class MiniLMReader:
         if query is None or queries is not None or documents_per_query is not None:
             arguments = (query, documents, queries, documents_per_query, top_k, no_answer, null_threshold)
             return await asyncio.to_thread(self.run, *arguments)
-        asked = (query, documents or [], *self._options(top_k, no_answer, null_threshold))
+        asked = self._asked(query, documents or [], top_k, no_answer, null_threshold)
         return {"answers": await asyncio.wrap_future(self._batcher.submit(asked))}
 
-    def _options(self, top_k: int | None, no_answer: bool | None, null_threshold: float | None) -> tuple[int, bool, float]:
+    def _asked(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        top_k: int | None,
+        no_answer: bool | None,
+        null_threshold: float | None,
+    ) -> _Asked:
         top_k = self.top_k if top_k is None else top_k
         if top_k < 0:
             raise ValueError(f"top_k must be at least 0, not {top_k}.")
-        return (
-            top_k,
-            self.no_answer if no_answer is None else no_answer,
-            self.null_threshold if null_threshold is None else null_threshold,
-        )
+        no_answer = self.no_answer if no_answer is None else no_answer
+        return _Asked(query, documents, top_k, no_answer, self.null_threshold if null_threshold is None else null_threshold)
 
-    def _answers(self, asked: Sequence[tuple[str, Sequence[Document], int, bool, float]]) -> list[list[ExtractedAnswer]]:
-        """Answers to (query, documents, top_k, no_answer, null_threshold), all read in the same batches."""
-        candidates = self._read([query for query, *_ in asked], [documents for _, documents, *_ in asked])
-        return [rank_answers(a[0], c, *a[2:]) for a, c in zip(asked, candidates, strict=True)]
-
-    def _read(self, queries: Sequence[str], documents: Sequence[Sequence[Document]]) -> list[list[Candidate]]:
-        """Every question's spans in its passages, in the passages' order."""
-        for query in queries:
-            check_query(query)
+    def _answers(self, asked: Sequence[_Asked]) -> list[list[ExtractedAnswer]]:
+        """Each question's answers; questions share batches, up to so many passages that memory stays bounded."""
+        for one in asked:
+            check_query(one.query)
         tokenizer, engine = self._load()
-        questions = [tokens.ids for tokens in tokenizer.encode([query.strip() for query in queries])]
-        for query, question in zip(queries, questions, strict=True):  # whether there are passages or not
+        questions = [tokens.ids for tokens in tokenizer.encode([one.query.strip() for one in asked])]
+        for one, question in zip(asked, questions, strict=True):  # whether there are passages or not
             try:
                 passage_capacity(len(question), tokenizer.template.n_special, self.max_seq_len)
             except QueryError as error:
-                raise QueryError(f"{query[:60]!r} ...: {error}") from None
+                raise QueryError(f"{one.query[:60]!r} ...: {error}") from None
+        answers = []
+        for group in _groups([len(one.documents) for one in asked]):
+            candidates = self._read(questions[group], [one.documents for one in asked[group]], tokenizer, engine)
+            for one, found in zip(asked[group], candidates, strict=True):
+                answers.append(rank_answers(one.query, found, one.top_k, one.no_answer, one.null_threshold))
+        return answers
+
+    def _read(
+        self,
+        questions: Sequence[NDArray[np.int32]],
+        documents: Sequence[Sequence[Document]],
+        tokenizer: PassageTokenizer,
+        engine: Engine,
+    ) -> list[list[Candidate]]:
+        """Every question's spans in its passages, in the passages' order."""
         pairs = [(q, d) for q, docs in enumerate(documents) for d in docs if d.content and d.content.strip()]
         passages = self._passage_tokens([document for _, document in pairs], tokenizer)
-        pair_questions = [questions[q] for q, _ in pairs]
-        candidates: list[list[Candidate]] = [[] for _ in queries]
-        for pair, margin, start, end in self._spans(pair_questions, passages, tokenizer, engine):
-            query_index, document = pairs[pair]
-            offsets = passages[pair].offsets
-            bounds = trimmed(document.content or "", int(offsets[start, 0]), int(offsets[end - 1, 1]))
-            candidate = Candidate(document, *bounds, margin)
+        pair, margin, start, end = self._spans([questions[q] for q, _ in pairs], passages, tokenizer, engine)
+        question = np.array([q for q, _ in pairs], np.int32)[pair]
+        candidates: list[list[Candidate]] = [[] for _ in questions]
+        for i in _best_of_each(question, margin, MAX_SPANS):
+            query_index, document = pairs[pair[i]]
+            offsets = passages[pair[i]].offsets
+            bounds = trimmed(document.content or "", int(offsets[start[i], 0]), int(offsets[end[i] - 1, 1]))
+            candidate = Candidate(document, *bounds, float(margin[i]))
             # A heading and the words below it are no answer, though the model, which sees no line breaks, may think so.
             if candidate.text and "\n\n" not in candidate.text:
                 candidates[query_index].append(candidate)
@@ -263,29 +292,27 @@ class MiniLMReader:
 
     def _spans(
         self, questions: Sequence[NDArray[np.int32]], passages: Sequence[Tokens], tokenizer: PassageTokenizer, engine: Engine
-    ) -> Iterator[tuple[int, float, int, int]]:
-        """(pair, margin, start_token, end_token) of the best spans of all windows, ordered by pair.
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+        """The best spans of all windows, ordered by pair: (S,) pair, margin, start_token and end_token in the passage.
 
         :param questions, passages: the tokens of each pair.
         """
-        template = tokenizer.template
+        n_special = tokenizer.template.n_special
         question_lengths = np.fromiter(map(len, questions), np.int32, len(questions))
         passage_lengths = np.fromiter((len(p.ids) for p in passages), np.int32, len(passages))
-        windows = split_windows(question_lengths, passage_lengths, template.n_special, self.max_seq_len, self.stride)
+        windows = split_windows(question_lengths, passage_lengths, n_special, self.max_seq_len, self.stride)
         null_score = np.full(len(passages), np.inf, np.float32)
-        found = []
+        nothing = np.empty(0, np.int32)
+        found = [(nothing, nothing.astype(np.float32), nothing, nothing)]
         for batch, spans in self._computed(windows, questions, passages, tokenizer, engine):
             np.minimum.at(null_score, batch.windows["pair"], spans.null_score)
             row, nth = np.nonzero(np.isfinite(spans.score))
             shift = (batch.windows["start_token"] - batch.passage_start)[row]
-            pair, start, end = batch.windows["pair"][row], spans.start[row, nth] + shift, spans.end[row, nth] + shift
-            found.append((pair, spans.score[row, nth], start, end))
-        if not found:
-            return
+            start, end = spans.start[row, nth] + shift, spans.end[row, nth] + shift
+            found.append((batch.windows["pair"][row], spans.score[row, nth], start, end))
         pair, score, start, end = (np.concatenate(part) for part in zip(*found, strict=True))
-        margin = score - null_score[pair]
-        for i in np.argsort(pair, kind="stable"):
-            yield int(pair[i]), float(margin[i]), int(start[i]), int(end[i])
+        order = np.argsort(pair, kind="stable")
+        return pair[order], (score - null_score[pair])[order], start[order], end[order]
 
     def _computed(
         self,
@@ -305,3 +332,21 @@ class MiniLMReader:
                 yield batch, spans()
         for batch, spans in submitted:
             yield batch, spans()
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[slice]:
+    """Neighbouring questions with at most `PASSAGES_AT_ONCE` passages together, or a single question."""
+    first = together = 0
+    for i, size in enumerate(sizes):
+        if i > first and together + size > PASSAGES_AT_ONCE:
+            yield slice(first, i)
+            first, together = i, 0
+        together += size
+    yield slice(first, len(sizes))
+
+
+def _best_of_each(question: NDArray[np.int32], margin: NDArray[np.float32], n: int) -> NDArray[np.intp]:
+    """Where the n largest margins of each question are, in their old order. question: (S,) ascending. margin: (S,)."""
+    best_first = np.lexsort((-margin, question))
+    rank = np.arange(len(question)) - np.searchsorted(question, question)
+    return np.sort(best_first[rank < n])

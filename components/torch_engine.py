@@ -40,7 +40,7 @@ class TorchEngine:
 
 
 class _Replica:
-    """The model on one device, and the one thread that starts its work there."""
+    """The model on one device, and the threads that start its work there."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: str | None):
         try:
@@ -56,7 +56,8 @@ class _Replica:
         # On the CPU only the products are in the smaller type, by autocast: rounding the rest as well gains no time there.
         self._model = model.to(self.device, torch.float32 if on_cpu else self._dtype).eval()
         self._autocast = on_cpu and self._dtype != torch.float32
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="needle-reader")
+        # On a GPU the second thread starts a batch while the first waits for its spans, so that the GPU does not.
+        self._pool = ThreadPoolExecutor(1 if on_cpu else 2, thread_name_prefix="needle-reader")
 
     def submit(self, batch: Batch, max_answer_tokens: int, n: int) -> Callable[[], Spans]:
         return self._pool.submit(lambda: best_spans(*self.logits(batch), batch, max_answer_tokens, n)).result

@@ -227,3 +227,17 @@ def test_an_answer_does_not_reach_over_a_paragraph_break(reader):
         "answers"
     ]:
         assert "\n" not in answer.data
+
+
+def test_of_very_many_spans_the_best_of_each_question_are_kept(monkeypatch):
+    """Whatever the bounds that keep memory small, the best answers are the same."""
+    documents = [Document(content=f"Flight {n} to Lima left at {n % 24}:15 from gate {n % 40}.") for n in range(30)]
+    asked = {"queries": ["When did flight 17 leave?", "Which gate did flight 9 leave from?"]}
+    asked["documents_per_query"] = [documents, documents[:12]]
+    expected = MiniLMReader().run(**asked)["answers_per_query"]
+    monkeypatch.setattr("needle.components.reader.PASSAGES_AT_ONCE", 7)
+    monkeypatch.setattr("needle.components.reader.MAX_SPANS", 60)
+    for bounded, free in zip(MiniLMReader().run(**asked)["answers_per_query"], expected, strict=True):
+        assert bounded[0].data == free[0].data
+        assert bounded[0].score == pytest.approx(free[0].score, abs=0.02)
+    assert MiniLMReader().run(queries=[], documents_per_query=[]) == {"answers_per_query": []}
