@@ -1,13 +1,16 @@
-"""The user's cache: files made from a model's weights, so that they are made once."""
+"""What is made once and kept: files made from a model's weights, in the user's cache, and compiled functions."""
 
 from __future__ import annotations
 
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import platformdirs
+from numba import njit
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +24,27 @@ def keep(file: Path, content: bytes) -> None:
     """Write a file, whole or not at all, whatever other processes do and whenever this one ends; warn if it can't be."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as unfinished:
-            try:
+        unfinished = tempfile.NamedTemporaryFile(dir=file.parent, delete=False)  # noqa: SIM115, Windows replaces closed files only
+        try:
+            with unfinished:
                 unfinished.write(content)
                 unfinished.flush()
                 os.fsync(unfinished.fileno())
-                os.replace(unfinished.name, file)
-            except OSError:
-                os.unlink(unfinished.name)
-                raise
+            os.replace(unfinished.name, file)
+        except BaseException:
+            os.unlink(unfinished.name)
+            raise
     except OSError as error:
         logger.warning("'%s' can't be kept and is made anew each time: %s", file, error)
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Numba's njit without the GIL; what it compiles is kept beside the module or, if it can be, in the user's cache."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # Numba finds no place for its cache
+            return njit(nogil=True, **options)(function)
+
+    return decorate

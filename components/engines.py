@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -27,7 +27,7 @@ class Engine(Protocol):
     #: Tokens, padding included, that a batch should hold.
     batch_tokens: int
 
-    #: Batches to submit before the first is waited for.
+    #: Batches that are submitted before the first of them is waited for, beside the newest.
     in_flight: int
 
     def logits(self, batch: Batch) -> tuple[Any, Any]:
@@ -57,10 +57,12 @@ def open_engine(
         raise ValueError(f"engine must be 'numba', 'onnx', 'torch' or None, not {engine!r}.")
     if dtype is not None and (dtype not in get_args(DType) or engine in ("numba", "onnx")):
         raise ValueError(f"dtype must be one of {', '.join(get_args(DType))}, with engine='torch', not {dtype!r}.")
+    if devices is not None and not devices:
+        raise ValueError("devices must name at least one torch device, or be None for those that there are.")
     if devices is None:
         devices = _gpus() if engine in (None, "torch") else ()
         devices = devices or ["cpu"]
-    if engine == "torch" or (engine is None and (dtype is not None or any(device != "cpu" for device in devices))):
+    if engine == "torch" or (engine is None and (dtype is not None or list(devices) != ["cpu"])):
         return _torch_engine(checkpoint, devices, dtype)
     if list(devices) != ["cpu"]:
         raise ModelError(f"The {engine} engine runs on the CPU, not on {', '.join(devices)}. Use engine='torch'.")
@@ -101,7 +103,7 @@ def _torch_engine(checkpoint: Checkpoint, devices: Sequence[str], dtype: DType |
 
 def _gpus() -> list[str]:
     """Ask torch only where there is a driver to ask about: importing torch takes seconds."""
-    if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg") or ctypes.util.find_library("nvcuda")):
+    if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg") or sys.platform == "win32"):
         return []
     import torch
 

@@ -30,10 +30,10 @@ class MicroBatcher(Generic[Item, Result]):
     def submit(self, item: Item) -> Future[Result]:
         future: Future[Result] = Future()
         with self._lock:
-            self._waiting.append((item, future))
             if not self._draining:
+                self._pool.submit(self._drain)  # it may raise; it waits for the lock
                 self._draining = True
-                self._pool.submit(self._drain)
+            self._waiting.append((item, future))
         return future
 
     def _drain(self) -> None:
@@ -49,7 +49,9 @@ class MicroBatcher(Generic[Item, Result]):
     def _answer(self, batch: Sequence[tuple[Item, Future[Result]]]) -> None:
         try:
             results = self._handle([item for item, _ in batch])
-        except Exception as error:  # whatever `handle` raises belongs to an item
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} items were handled with {len(results)} results.")
+        except BaseException as error:  # whatever `handle` raises belongs to an item, and nobody else may wait for ever
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
             else:

@@ -59,7 +59,7 @@ class NumbaEngine:
     def _encode(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tokens, largest_id = int(batch.lengths.sum()), batch.input_ids.max()
         n_ids, n_positions = len(self._encoder.words), len(self._encoder.positions)
-        if largest_id >= n_ids or batch.lengths.max() > n_positions:
+        if largest_id >= n_ids or batch.input_ids.min() < 0 or batch.lengths.max() > n_positions:
             raise ModelError(
                 f"A window has {batch.lengths.max()} tokens with ids up to {largest_id}; this model knows {n_positions} "
                 f"positions and {n_ids} ids. Is the tokenizer its own?"
@@ -97,8 +97,8 @@ def unsupported(checkpoint: Checkpoint) -> str:
     """Why this engine can't run a model on this machine; "" if it can."""
     if not bert_kernels.HAS_INT8_DOT:
         return "this processor has no AVX-512 VNNI"
-    if not checkpoint.is_bert_family or checkpoint.weights_file is None:
-        return f"it runs BERT-family safetensors weights, this is a '{checkpoint.config.get('model_type')}'"
+    if checkpoint.not_int8:
+        return checkpoint.not_int8
     sizes = [checkpoint.config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")]
     if any(size % bert_kernels.COLUMNS for size in (*sizes[:2], sizes[0] // sizes[2])):
         return f"its layers' sizes are no multiples of {bert_kernels.COLUMNS}"
@@ -117,8 +117,13 @@ def available_cores() -> int:
 
 def _parts(batch: Batch) -> list[Batch]:
     """What the threads take, one after the other."""
-    size = max(1, PART_TOKENS // batch.input_ids.shape[1])
-    return [Batch._make(array[i : i + size] for array in batch) for i in range(0, len(batch.lengths), size)]
+    parts, first, tokens = [], 0, 0
+    for i, length in enumerate([*batch.lengths.tolist(), PART_TOKENS + 1]):  # the last is beyond the batch and ends its part
+        if i > first and tokens + length > PART_TOKENS:
+            parts.append(Batch._make(array[first:i] for array in batch))
+            first, tokens = i, 0
+        tokens += length
+    return parts
 
 
 def _encoder(weights: Weights, config: dict[str, Any]) -> bert_kernels.Encoder:

@@ -31,11 +31,8 @@ class OnnxEngine:
     in_flight = 2
 
     def __init__(self, checkpoint: Checkpoint):
-        if checkpoint.weights_file is None or not checkpoint.is_bert_family:
-            raise ModelError(
-                f"The onnx engine runs BERT-family safetensors weights; '{checkpoint.folder}' holds a "
-                f"'{checkpoint.config.get('model_type')}'. Use engine='torch'."
-            )
+        if reason := checkpoint.not_int8:
+            raise ModelError(f"The onnx engine can't run '{checkpoint.folder}': {reason}. Use engine='torch'.")
         file = cache_file("graphs", f"{checkpoint.fingerprint()}-v{GRAPH_VERSION}.onnx")
         try:
             self._session = _session(str(file))

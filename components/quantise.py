@@ -8,6 +8,7 @@ arXiv 2211.10438, equation 4). max |x_j| is measured on sample windows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from needle.components.windows import Batch, pair_batches
 from needle.data import SHIPPED_CORPUS
 from needle.data.errors import ModelError
 from needle.data.squad import read_squad
+
+logger = logging.getLogger(__name__)
 
 #: Raised when this module changes, so that weights cached by an older version are not used.
 VERSION = 1
@@ -43,6 +46,7 @@ def int8_weights(checkpoint: Checkpoint) -> Weights:
     try:
         return replace(checkpoint, weights_file=file).arrays()
     except ModelError:  # not there yet, or damaged
+        logger.warning("Making the int8 form of '%s'; this takes some seconds, once.", checkpoint.folder)
         tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
         samples = [(q.question, q.context) for q in read_squad(SHIPPED_CORPUS / "questions.json")[::4]]
         weights = quantise(checkpoint.arrays(), checkpoint.config, pair_batches(samples, tokenizer))

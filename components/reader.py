@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,13 +30,16 @@ from needle.components.windows import (
     passage_capacity,
     split_windows,
 )
-from needle.data.errors import QueryError
+from needle.data.errors import ModelError, QueryError
 
 #: Passages, of several questions, that are read before their answers are made and their tokens forgotten.
 PASSAGES_AT_ONCE = 4096
 
 #: Spans of a question, the best of all windows, from which its answers are made.
 MAX_SPANS = 1000
+
+#: Engines of the process that this one was forked off from; they are neither used nor ended.
+_LEFT_BEHIND: list[object] = []
 
 
 class _Asked(NamedTuple):
@@ -118,6 +123,17 @@ class MiniLMReader:
         self.devices = devices
         self.engine = engine
         self.dtype = dtype
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            reference = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: None if (reader := reference()) is None else reader._begin_again())
+
+    def _begin_again(self) -> None:
+        """In a process forked off: an engine's threads were not copied, and ONNX Runtime would wait for their end."""
+        _LEFT_BEHIND.append(self._loaded)
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._batcher = MicroBatcher(self._answers)
         self._loaded: tuple[PassageTokenizer, Engine] | None = None
@@ -187,7 +203,7 @@ class MiniLMReader:
         :returns: answers with the exact text in `data`, a probability in `score`, the passage in `document`, offsets in it
             in `document_offset`, the sentences around the answer in `context`, the answer's offsets in them in
             `context_offset`; meta holds `page_number`, `retrieval_score` and `places`, every place where an answer of equal
-            text was found.
+            text was found, among the `MAX_SPANS` best spans.
         :raises QueryError: if a question is blank, or too long for a window.
         :raises ValueError: if there is no question, or not one list of passages a question.
         """
@@ -220,6 +236,8 @@ class MiniLMReader:
             arguments = (query, documents, queries, documents_per_query, top_k, no_answer, null_threshold)
             return await asyncio.to_thread(self.run, *arguments)
         asked = self._asked(query, documents or [], top_k, no_answer, null_threshold)
+        if self._loaded is None:
+            await asyncio.to_thread(self._load)  # if it fails, it fails once for each who asks
         return {"answers": await asyncio.wrap_future(self._batcher.submit(asked))}
 
     def _asked(
@@ -233,13 +251,12 @@ class MiniLMReader:
         top_k = self.top_k if top_k is None else top_k
         if top_k < 0:
             raise ValueError(f"top_k must be at least 0, not {top_k}.")
+        check_query(query)
         no_answer = self.no_answer if no_answer is None else no_answer
         return _Asked(query, documents, top_k, no_answer, self.null_threshold if null_threshold is None else null_threshold)
 
     def _answers(self, asked: Sequence[_Asked]) -> list[list[ExtractedAnswer]]:
         """Each question's answers; questions share batches, up to so many passages that memory stays bounded."""
-        for one in asked:
-            check_query(one.query)
         tokenizer, engine = self._load()
         questions = [tokens.ids for tokens in tokenizer.encode([one.query.strip() for one in asked])]
         for one, question in zip(asked, questions, strict=True):  # whether there are passages or not
@@ -305,6 +322,10 @@ class MiniLMReader:
         nothing = np.empty(0, np.int32)
         found = [(nothing, nothing.astype(np.float32), nothing, nothing)]
         for batch, spans in self._computed(windows, questions, passages, tokenizer, engine):
+            if not np.isfinite(spans.null_score).all():
+                raise ModelError(
+                    f"The {engine.name} engine computed logits that are no numbers. Try dtype='float32', or other weights."
+                )
             np.minimum.at(null_score, batch.windows["pair"], spans.null_score)
             row, nth = np.nonzero(np.isfinite(spans.score))
             shift = (batch.windows["start_token"] - batch.passage_start)[row]

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from needle.components.cache import compiled
 from needle.components.windows import Batch
 
 
 class Spans(NamedTuple):
     """The best spans of B windows, best first, as NumPy arrays.
 
-    score: (B, n) float32, -inf where a window has fewer than n spans. start, end: (B, n) int32, positions in the
+    score: (B, up to n) float32, -inf where a window has fewer spans. start, end: (B, n) int32, positions in the
     window's row, half-open. null_score: (B,) float32.
     """
 
@@ -54,7 +54,7 @@ def best_spans(start_logits: Any, end_logits: Any, batch: Batch, max_answer_toke
     return spans
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _search(
     start_logits: Any,
     end_logits: Any,

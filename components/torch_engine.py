@@ -57,7 +57,7 @@ class _Replica:
         self._model = model.to(self.device, torch.float32 if on_cpu else self._dtype).eval()
         self._autocast = on_cpu and self._dtype != torch.float32
         # On a GPU the second thread starts a batch while the first waits for its spans, so that the GPU does not.
-        self._pool = ThreadPoolExecutor(1 if on_cpu else 2, thread_name_prefix="needle-reader")
+        self._pool = ThreadPoolExecutor(1 if on_cpu else 2, "needle-reader", self._use_device)
 
     def submit(self, batch: Batch, max_answer_tokens: int, n: int) -> Callable[[], Spans]:
         return self._pool.submit(lambda: best_spans(*self.logits(batch), batch, max_answer_tokens, n)).result
@@ -74,9 +74,14 @@ class _Replica:
             output = self._model(**inputs)
             return output.start_logits.float(), output.end_logits.float()
 
+    def _use_device(self) -> None:
+        """So that a thread's pinned memory is this GPU's."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
     def _moved(self, array: Any) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside what the device computes
+        if self.device.type == "cuda":  # from pinned memory: this thread goes on while the device copies
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
@@ -93,7 +98,9 @@ def _model(checkpoint: Checkpoint) -> torch.nn.Module:
     if checkpoint.is_compact:
         arrays = checkpoint.arrays().items()
         state = {name: torch.from_numpy(w.dequantised() if isinstance(w, Quantised) else w) for name, w in arrays}
-        model = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(checkpoint.folder))  # type: ignore[no-untyped-call]
+        model = AutoModelForQuestionAnswering.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.from_pretrained(checkpoint.folder), dtype=torch.float32
+        )
         model.load_state_dict(state)
         return model
     try:

@@ -87,6 +87,15 @@ class Checkpoint:
             and self.config.get("position_embedding_type", "absolute") == "absolute"
         )
 
+    @property
+    def not_int8(self) -> str:
+        """Why the int8 engines can't run this model; "" if they can."""
+        if not self.is_bert_family:
+            names = ("model_type", "hidden_act", "position_embedding_type")
+            told = ", ".join(f"{name} {self.config[name]!r}" for name in names if name in self.config)
+            return f"it is no BERT with GELU and absolute positions ({told})"
+        return "" if self.weights_file is not None else "its weights are not in one safetensors file"
+
     def fingerprint(self) -> str:
         """A name for these weights: a digest of the file's bytes."""
         assert self.weights_file is not None

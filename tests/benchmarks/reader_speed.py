@@ -23,6 +23,7 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from memory import forget_peak, peak, resident
 from results import record, table
 
+from needle.components.bert_kernels import HAS_INT8_DOT
 from needle.components.passages import PassageWriter
 from needle.components.reader import MiniLMReader
 from needle.components.retrievers import BM25Retriever
@@ -66,7 +67,8 @@ def makers() -> dict[str, Callable[[], Callable[[], object]]]:
         found[f"TransformersExtractiveReader, {f'batches of {size}' if size else 'all passages in one batch'}"] = (
             lambda s=size: rival(s)
         )
-    for engine in ("torch", "onnx", "numba") if device == "cpu" else ("torch",):
+    cpu_engines = ("torch", "onnx", "numba") if HAS_INT8_DOT else ("torch", "onnx")
+    for engine in cpu_engines if device == "cpu" else ("torch",):
         found[f"needle {engine}, one question at a time"] = lambda e=engine: ours(e, False)
         found[f"needle {engine}, all at once"] = lambda e=engine: ours(e, True)
     return found
@@ -97,6 +99,8 @@ def tile_peak() -> float:
     """The same of the numba engine's own tiles, on both cores, on matrices of a feed-forward layer's size."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from numba import njit
+
     from needle.components.bert_kernels import ROWS, _linear, scratch, tiled
     from needle.components.numba_engine import available_cores
 
@@ -104,10 +108,13 @@ def tile_peak() -> float:
     weight = tiled(np.random.default_rng(0).integers(-127, 127, (384, 1536)).astype(np.int8))
     scale = np.ones(384, np.float32)
 
-    def work(_: int) -> None:
-        out = np.zeros((ROWS, 384), np.float32)
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def repeat(int8, s, weight, scale, out):  # type: ignore[no-untyped-def]
         for _ in range(repeats):
-            _linear(s.narrow_int8, s, weight, scale, scale, out)
+            _linear(int8, s, weight, scale, scale, out)
+
+    def work(_: int) -> None:
+        repeat(s.narrow_int8, s, weight, scale, np.zeros((ROWS, 384), np.float32))
 
     best = float("inf")
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -122,8 +129,12 @@ if only is not None:
     run = makers()[only]()
     before = resident()
     forget_peak()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        on_gpu = torch.cuda.memory_allocated(device)
     run()
-    print(peak() - before if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20)
+    grown = peak() - before if device == "cpu" else (torch.cuda.max_memory_allocated(device) - on_gpu) / 2**20
+    print(grown)
     sys.exit()
 
 contestants = {name: make() for name, make in makers().items()}
@@ -166,7 +177,7 @@ text = (
     + table(header, rows)
 )
 peaks = {str(kind): gemm_peak(kind) for kind in (torch.float32, torch.bfloat16, torch.int8)}
-if device == "cpu":
+if device == "cpu" and HAS_INT8_DOT:
     peaks["int8, needle's tiles"] = tile_peak()
 fastest = min((name for name in best if name.startswith("needle")), key=lambda name: best[name])
 rate = operations / best[fastest]

@@ -1,7 +1,7 @@
 """Official SQuAD figures of a reader on gold passages, through the reader component.
 
 usage: python tests/benchmarks/squad_reader.py FILE.json[.gz] [READER] [ENGINE]
-READER: a folder or hub id; "shipped" (the default) for needle's own. ENGINE: onnx or torch, on the CPU.
+READER: a folder or hub id; "shipped" (the default) for needle's own. ENGINE: numba, onnx or torch, on the CPU.
 """
 
 import sys

@@ -57,6 +57,28 @@ def test_an_error_reaches_only_whom_it_concerns():
         futures[1].result(5)
 
 
+@pytest.mark.parametrize("failure", [SystemExit("stop"), asyncio.CancelledError(), "too few results"])
+def test_nobody_waits_for_ever_whatever_goes_wrong(failure):
+    def handle(items):
+        if failure == "too few results":
+            return items[1:]
+        raise failure
+
+    batcher = MicroBatcher(handle, delay=0.01)
+    for _ in range(2):  # the second time the batcher is the one that failed before
+        for future in [batcher.submit(i) for i in range(3)]:
+            assert future.exception(5) is not None
+
+
+def test_without_a_thread_the_question_fails_and_the_next_one_is_answered(monkeypatch):
+    batcher = MicroBatcher(Recorder(), delay=0.01)
+    with monkeypatch.context() as broken:
+        broken.setattr(batcher._pool, "submit", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="can't start"):
+            batcher.submit(1)
+    assert batcher.submit(2).result(5) == 4
+
+
 def test_what_was_cancelled_is_not_handled():
     recorder = Recorder()
     batcher = MicroBatcher(recorder, delay=0.1)
@@ -88,6 +110,7 @@ async def test_questions_asked_at_once_of_a_reader_are_read_in_one_batch(monkeyp
     reader.warm_up()
     read = reader._answers
     sizes = []
+    monkeypatch.setattr(reader._batcher, "_delay", 0.2)
     monkeypatch.setattr(reader._batcher, "_handle", lambda asked: sizes.append(len(asked)) or read(asked))
     cities = ["Paris", "Rome", "Oslo", "Lima"]
     documents = [Document(content=f"The conference of that year took place in {city}, as planned.") for city in cities]
@@ -99,4 +122,4 @@ async def test_questions_asked_at_once_of_a_reader_are_read_in_one_batch(monkeyp
     )
     assert [r["answers"][0].data for r in results[:4]] == cities
     assert isinstance(results[4], QueryError)
-    assert sizes[0] == 5
+    assert sizes == [4]

@@ -55,6 +55,15 @@ def hugging_face_logits(model, batch):
     return output.start_logits.numpy(), output.end_logits.numpy()
 
 
+def test_the_compact_reader_is_computed_in_float32_by_torch():
+    engine = TorchEngine(open_checkpoint(), ["cpu"], "float32")
+    weights = open_checkpoint().arrays()
+    for name, parameter in engine._replicas[0]._model.state_dict().items():
+        weight = weights[name]
+        expected = weight.dequantised() if isinstance(weight, Quantised) else weight
+        np.testing.assert_array_equal(parameter.numpy(), expected)
+
+
 def test_torch_in_float32_equals_hugging_face(shared):
     folder = shared / "models/minilm-squad2"
     model = transformers.BertForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
@@ -158,13 +167,17 @@ def test_the_fastest_engine_that_can_run_a_model_is_taken(tmp_path):
         open_engine(open_checkpoint(tmp_path), engine="numba")
     with pytest.raises(ModelError, match=r"onnx engine runs on the CPU, not on cuda:0"):
         open_engine(open_checkpoint(), ["cuda:0"], "onnx")
+    with pytest.raises(ValueError, match="at least one torch device"):
+        open_engine(open_checkpoint(), [])
+    assert open_engine(open_checkpoint(), ["cpu", "cpu"]).name == "torch"
 
 
 @needs_int8_dot
 def test_the_numba_engine_gives_a_window_the_same_logits_in_any_batch_and_thread():
     """Exactly: every row has a scale of its own, and no padding is computed."""
     engine = NumbaEngine(open_checkpoint())
-    batches = list(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
+    short = [("Who?", " ".join(c.split()[:n])) for n, (_, c) in enumerate(PAIRS, 1)]  # several a part, of odd lengths
+    batches = list(pair_batches(PAIRS + short, PassageTokenizer.from_folder(SHIPPED_READER)))
     together = {}
     for batch in batches:
         for i, logits in enumerate(np.stack(engine.logits(batch), axis=1)):
@@ -213,7 +226,8 @@ def test_the_user_is_told_when_the_kernels_are_compiled_and_they_are_compiled_on
         for _ in range(2)
     )
     assert "Compiling the reader for this processor" in first
-    assert second == ""
+    assert len(list(tmp_path.rglob("*.nbc"))) == 2
+    assert len(second) <= len(first)
 
 
 @needs_int8_dot
@@ -236,11 +250,60 @@ def test_devices_share_the_batches():
     """Two replicas, here both on the CPU, give what one gives."""
     batches = list(pair_batches(PAIRS, PassageTokenizer.from_folder(SHIPPED_READER)))
     engine = TorchEngine(open_checkpoint(), ["cpu", "cpu"], "float32")
+    taken = []
+    for i, replica in enumerate(engine._replicas):
+        logits = replica.logits
+        replica.logits = lambda batch, i=i, logits=logits: taken.append(i) or logits(batch)
     waiting = [engine.submit(batch, 30, 5) for batch in batches]
     for batch, spans in zip(batches, waiting, strict=True):
         expected = best_spans(*TorchEngine.logits(engine, batch), batch, 30, 5)
         for ours, theirs in zip(spans(), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert abs(taken.count(1) - len(batches) / 2) <= 0.5
+
+
+def test_where_nothing_can_be_kept_the_reader_runs_all_the_same(tmp_path):
+    """A container whose package folder and home can't be written: Numba finds no place for what it compiles."""
+    code = """
+import numba.core.caching as caching
+caching.CacheImpl._locator_classes = []
+from haystack import Document
+from needle.components.reader import MiniLMReader
+print(MiniLMReader(device="cpu").run("Who wrote it?", [Document(content="Ada Lovelace wrote it.")])["answers"][0].data)
+"""
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told.strip() == "Ada Lovelace"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("engine", ["onnx", pytest.param("numba", marks=needs_int8_dot)])
+def test_a_reader_that_was_warm_before_a_fork_answers_after_it(engine):
+    """As under gunicorn --preload: threads are not copied into the child."""
+    code = f"""
+import os, signal
+from haystack import Document
+from needle.components.reader import MiniLMReader
+reader = MiniLMReader(engine={engine!r})
+ask = lambda: reader.run("Who wrote it?", [Document(content="Ada Lovelace wrote it.")])["answers"][0].data
+assert ask() == "Ada Lovelace"
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if ask() == "Ada Lovelace" else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert ask() == "Ada Lovelace"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_not_no_answer(tmp_path):
+    from haystack import Document
+
+    model = tiny("bert", tmp_path)
+    model.qa_outputs.weight.data[:] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no numbers.*float32"):
+        MiniLMReader(str(tmp_path), engine="torch", device="cpu").run("Who?", [Document(content="Nobody was here.")])
 
 
 def test_the_int8_form_of_a_float_reader_is_made_once(tmp_path, monkeypatch):
