@@ -5,10 +5,10 @@ A register holds `LANES` lanes of 32 bits, each four int8 (linear layers), two b
 of a tile takes one lane of each row of the left matrix, spread over a register, and `COLUMNS` lanes of the right matrix,
 which lie in memory in the order in which tiles read them; one instruction multiplies the numbers in two lanes and adds up.
 
-`ROWS` tokens pass through all of a layer's linear parts before the next `ROWS` do, so that what one part writes is still in
-the nearest cache when the next one reads it. Every row of activations has an int8 scale of its own. There is no padding: a
-window's tokens follow the last one's. `encode` allocates nothing and shares nothing but the weights, so that any number of
-threads may run it, each with its own `Scratch`.
+`ROWS` tokens pass through all that follows a layer's attention before the next `ROWS` do, so that what one part writes is
+still in the nearest cache when the next one reads it. Every row of activations has an int8 scale of its own. There is no
+padding: a window's tokens follow the last one's. `encode` allocates nothing and shares nothing but the weights, so that any
+number of threads may run it, each with its own `Scratch`.
 """
 
 from __future__ import annotations
