@@ -15,23 +15,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import extending, njit, types
-from numba.core.registry import cpu_target
+from numba import njit, types
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
 from needle.components.cache import compiled
-
-_FEATURES = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
-HAS_INT8_DOT = {"+avx512f", "+avx512bw", "+avx512vnni"} <= _FEATURES
-HAS_BFLOAT16_DOT = "+avx512bf16" in _FEATURES
+from needle.components.llvm import (
+    BFLOATS,
+    F32,
+    FLOATS,
+    HAS_BFLOAT16_DOT,
+    I16,
+    I32,
+    I64,
+    INTS,
+    LANES,
+    NO_INTS,
+    Builder,
+    Dot,
+    Value,
+    attention_number,
+    call,
+    dot_bfloat16,
+    dot_float32,
+    dot_int8,
+    floats,
+    fma,
+    intrinsic,
+    load,
+    loop,
+    spread,
+    store,
+)
 
 #: Of the 32 vector registers a tile's results take 24, a step of the right matrix 2, of the left 1.
-LANES, ROWS, VECTORS = 16, 12, 2
+ROWS, VECTORS = 12, 2
 COLUMNS = LANES * VECTORS
 
 #: Numbers of attention in one lane.
@@ -141,143 +162,46 @@ def scratch(tokens: int, hidden: int, inner: int, head_size: int) -> Scratch:
 # --- Tiles and exponentials, in LLVM's language because Numba knows no dot product instruction ----------------------------
 
 
-class _BFloat(ir.types.Type):  # type: ignore[misc]
-    """LLVM's bfloat, which llvmlite lacks."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
-_INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_F32, LANES)
-_BFLOATS, _BFLOAT_PAIRS = ir.VectorType(_BFloat(), LANES), ir.VectorType(_BFloat(), 2 * LANES)
-_NO_INTS = ir.Constant(_INTS, [0] * LANES)
-
-_Builder: TypeAlias = Any  # llvmlite has no types
-_Value: TypeAlias = Any
-_intrinsic: Any = extending.intrinsic  # its types leave no room for the context that Numba adds
-_Dot: TypeAlias = Callable[[_Builder, _Value, _Value, _Value], _Value]
-
-
-def _floats(number: float) -> _Value:
-    return ir.Constant(_FLOATS, [float(np.float32(number))] * LANES)
-
-
-def _call(b: _Builder, name: str, result: Any, *arguments: _Value, fastmath: tuple[str, ...] = ()) -> _Value:
-    function = b.module.globals.get(name)
-    if function is None:
-        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in arguments]), name)
-    return b.call(function, arguments, fastmath=fastmath)
-
-
-def _fma(b: _Builder, x: _Value, y: _Value, z: _Value) -> _Value:
-    return _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
-
-
-def _at(b: _Builder, address: _Value, offset: _Value | int, kind: Any) -> _Value:
-    offset = _I64(offset) if isinstance(offset, int) else offset
-    return b.inttoptr(b.add(address, offset), kind.as_pointer())
-
-
-def _load(b: _Builder, address: _Value, offset: _Value | int, kind: Any) -> _Value:
-    return b.load(_at(b, address, offset, kind), align=4)
-
-
-def _store(b: _Builder, value: _Value, address: _Value, offset: _Value | int) -> None:
-    b.store(value, _at(b, address, offset, value.type), align=4)
-
-
-def _spread(b: _Builder, number: _Value) -> _Value:
-    """The number in all lanes."""
-    nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    return b.shuffle_vector(b.insert_element(nothing, number, _I32(0)), nothing, _NO_INTS)
-
-
-def _dot_int8(b: _Builder, total: _Value, left: _Value, right: _Value) -> _Value:
-    return _call(b, "llvm.x86.avx512.vpdpbusd.512", _INTS, total, right, left)  # unsigned by signed
-
-
-def _dot_bfloat16(b: _Builder, total: _Value, left: _Value, right: _Value) -> _Value:
-    left, right = b.bitcast(left, _BFLOAT_PAIRS), b.bitcast(right, _BFLOAT_PAIRS)
-    return _call(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, left, right)
-
-
-def _dot_float32(b: _Builder, total: _Value, left: _Value, right: _Value) -> _Value:
-    return _fma(b, b.bitcast(left, _FLOATS), b.bitcast(right, _FLOATS), total)
-
-
-def _attention_number(b: _Builder, numbers: _Value) -> _Value:
-    """float32 as attention's products take it."""
-    if not HAS_BFLOAT16_DOT:
-        return numbers
-    return _call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", _BFLOATS, numbers)
-
-
-def _loop(
-    b: _Builder, steps: _Value, start: list[_Value], body: Callable[[_Value, list[_Value]], list[_Value]]
-) -> list[_Value]:
-    """for i in range(steps): values = body(i, values); `steps` is at least 1."""
-    before = b.block
-    block, after = b.function.append_basic_block(), b.function.append_basic_block()
-    b.branch(block)
-    b.position_at_end(block)
-    i, values = b.phi(_I64), [b.phi(value.type) for value in start]
-    results = body(i, values)
-    following = b.add(i, _I64(1))
-    for phi, first, then in zip([i, *values], [_I64(0), *start], [following, *results], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(then, b.block)
-    b.cbranch(b.icmp_signed("<", following, steps), block, after)
-    b.position_at_end(after)
-    return results
-
-
 def _tile(
-    b: _Builder,
-    dot: _Dot,
-    zero: _Value,
-    left: _Value,
-    left_stride: _Value,
-    right: _Value,
-    right_stride: _Value,
-    steps: _Value,
-) -> list[list[_Value]]:
+    b: Builder,
+    dot: Dot,
+    zero: Value,
+    left: Value,
+    left_stride: Value,
+    right: Value,
+    right_stride: Value,
+    steps: Value,
+) -> list[list[Value]]:
     """Products of `ROWS` rows at `left` and `COLUMNS` columns at `right`, `VECTORS` registers a row. Strides in bytes."""
-    rows = [b.add(left, b.mul(left_stride, _I64(r))) for r in range(ROWS)]
+    rows = [b.add(left, b.mul(left_stride, I64(r))) for r in range(ROWS)]
 
-    def step(i: _Value, totals: list[_Value]) -> list[_Value]:
-        place, lane = b.mul(i, right_stride), b.mul(i, _I64(4))
-        columns = [_load(b, b.add(right, place), 64 * v, _INTS) for v in range(VECTORS)]
-        spread = [_spread(b, _load(b, row, lane, _I32)) for row in rows]
-        return [dot(b, totals[r * VECTORS + v], spread[r], columns[v]) for r in range(ROWS) for v in range(VECTORS)]
+    def step(i: Value, totals: list[Value]) -> list[Value]:
+        place, lane = b.mul(i, right_stride), b.mul(i, I64(4))
+        columns = [load(b, b.add(right, place), 64 * v, INTS) for v in range(VECTORS)]
+        lefts = [spread(b, load(b, row, lane, I32)) for row in rows]
+        return [dot(b, totals[r * VECTORS + v], lefts[r], columns[v]) for r in range(ROWS) for v in range(VECTORS)]
 
-    sums = _loop(b, steps, [zero] * (ROWS * VECTORS), step)
+    sums = loop(b, steps, [zero] * (ROWS * VECTORS), step)
     return [sums[r * VECTORS : (r + 1) * VECTORS] for r in range(ROWS)]
 
 
-def _linear_tile(number: Callable[[_Builder, _Value], _Value]) -> Any:
+def _linear_tile(number: Callable[[Builder, Value], Value]) -> Any:
     """Int8 products, scaled: out = (sums - offset) * scale * column_scale + bias, stored as `number` makes them."""
 
-    @_intrinsic
+    @intrinsic
     def tile(_, left, left_stride, scale, offset, right, steps, column_scale, bias, out, out_stride):  # type: ignore[no-untyped-def]
-        def code(context: Any, b: _Builder, signature: Any, arguments: list[_Value]) -> _Value:
+        def code(context: Any, b: Builder, signature: Any, arguments: list[Value]) -> Value:
             left, left_stride, scale, offset, right, steps, column_scale, bias, out, out_stride = arguments
-            sums = _tile(b, _dot_int8, _NO_INTS, left, left_stride, right, _I64(4 * COLUMNS), steps)
-            scales, biases = ([_load(b, a, 64 * v, _FLOATS) for v in range(VECTORS)] for a in (column_scale, bias))
+            sums = _tile(b, dot_int8, NO_INTS, left, left_stride, right, I64(4 * COLUMNS), steps)
+            scales, biases = ([load(b, a, 64 * v, FLOATS) for v in range(VECTORS)] for a in (column_scale, bias))
             for r in range(ROWS):
-                row_scale = _spread(b, _load(b, scale, 4 * r, _F32))
-                row_offset = _spread(b, _load(b, offset, 4 * r, _I32))
-                place = b.add(out, b.mul(out_stride, _I64(r)))
+                row_scale = spread(b, load(b, scale, 4 * r, F32))
+                row_offset = spread(b, load(b, offset, 4 * r, I32))
+                place = b.add(out, b.mul(out_stride, I64(r)))
                 for v in range(VECTORS):
-                    y = b.fmul(b.sitofp(b.sub(sums[r][v], row_offset), _FLOATS), row_scale)
-                    y = number(b, _fma(b, y, scales[v], biases[v]))
-                    _store(b, y, place, v * (32 if y.type == _BFLOATS else 64))
+                    y = b.fmul(b.sitofp(b.sub(sums[r][v], row_offset), FLOATS), row_scale)
+                    y = number(b, fma(b, y, scales[v], biases[v]))
+                    store(b, y, place, v * (32 if y.type == BFLOATS else 64))
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), code
@@ -286,20 +210,20 @@ def _linear_tile(number: Callable[[_Builder, _Value], _Value]) -> Any:
 
 
 _tile_to_float32 = _linear_tile(lambda b, numbers: numbers)
-_tile_to_attention = _linear_tile(_attention_number)
+_tile_to_attention = _linear_tile(attention_number)
 
 
-@_intrinsic
+@intrinsic
 def _attention_tile(_, left, left_stride, right, right_stride, steps, out, out_stride):  # type: ignore[no-untyped-def]
     """Products of attention's numbers, stored as float32."""
 
-    def code(context: Any, b: _Builder, signature: Any, arguments: list[_Value]) -> _Value:
+    def code(context: Any, b: Builder, signature: Any, arguments: list[Value]) -> Value:
         left, left_stride, right, right_stride, steps, out, out_stride = arguments
-        dot = _dot_bfloat16 if HAS_BFLOAT16_DOT else _dot_float32
-        sums = _tile(b, dot, _floats(0), left, left_stride, right, right_stride, steps)
+        dot = dot_bfloat16 if HAS_BFLOAT16_DOT else dot_float32
+        sums = _tile(b, dot, floats(0), left, left_stride, right, right_stride, steps)
         for r in range(ROWS):
             for v in range(VECTORS):
-                _store(b, sums[r][v], b.add(out, b.mul(out_stride, _I64(r))), 64 * v)
+                store(b, sums[r][v], b.add(out, b.mul(out_stride, I64(r))), 64 * v)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), code
@@ -309,47 +233,47 @@ def _attention_tile(_, left, left_stride, right, right_stride, steps, out, out_s
 _POWER_OF_TWO = Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).convert(kind=Polynomial).coef[::-1].tolist()
 
 
-@_intrinsic
+@intrinsic
 def _exponentials(_, scores, vectors, factor, out):  # type: ignore[no-untyped-def]
     """Write 2^(factor * (score - largest score)) of a row as attention's numbers; returns their sum."""
 
-    def code(context: Any, b: _Builder, signature: Any, arguments: list[_Value]) -> _Value:
+    def code(context: Any, b: Builder, signature: Any, arguments: list[Value]) -> Value:
         scores, vectors, factor, out = arguments
 
-        def larger(i: _Value, values: list[_Value]) -> list[_Value]:
-            score = _load(b, scores, b.mul(i, _I64(64)), _FLOATS)
+        def larger(i: Value, values: list[Value]) -> list[Value]:
+            score = load(b, scores, b.mul(i, I64(64)), FLOATS)
             return [b.select(b.fcmp_ordered(">", score, values[0]), score, values[0])]
 
-        [largest] = _loop(b, vectors, [_floats(-3e38)], larger)
-        largest = _call(b, "llvm.vector.reduce.fmax.v16f32", _F32, largest)
-        factors, shift = _spread(b, factor), _spread(b, b.fneg(b.fmul(largest, factor)))
+        [largest] = loop(b, vectors, [floats(-3e38)], larger)
+        largest = call(b, "llvm.vector.reduce.fmax.v16f32", F32, largest)
+        factors, shift = spread(b, factor), spread(b, b.fneg(b.fmul(largest, factor)))
 
-        def power(i: _Value, values: list[_Value]) -> list[_Value]:
-            x = _fma(b, _load(b, scores, b.mul(i, _I64(64)), _FLOATS), factors, shift)
-            whole = _call(b, "llvm.rint.v16f32", _FLOATS, x)
+        def power(i: Value, values: list[Value]) -> list[Value]:
+            x = fma(b, load(b, scores, b.mul(i, I64(64)), FLOATS), factors, shift)
+            whole = call(b, "llvm.rint.v16f32", FLOATS, x)
             rest = b.fsub(x, whole)
-            y = _floats(_POWER_OF_TWO[0])
+            y = floats(_POWER_OF_TWO[0])
             for coefficient in _POWER_OF_TWO[1:]:
-                y = _fma(b, y, rest, _floats(coefficient))
-            everywhere, rounding = ir.IntType(16)(-1), _I32(4)
-            y = _call(b, "llvm.x86.avx512.mask.scalef.ps.512", _FLOATS, y, whole, y, everywhere, rounding)  # y * 2^whole
-            _store(b, _attention_number(b, y), out, b.mul(i, _I64(64 // PER_LANE)))
+                y = fma(b, y, rest, floats(coefficient))
+            everywhere, rounding = I16(-1), I32(4)
+            y = call(b, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, y, whole, y, everywhere, rounding)  # y * 2^whole
+            store(b, attention_number(b, y), out, b.mul(i, I64(64 // PER_LANE)))
             return [b.fadd(values[0], y)]
 
-        [sums] = _loop(b, vectors, [_floats(0)], power)
-        return _call(b, "llvm.vector.reduce.fadd.v16f32", _F32, _F32(0.0), sums, fastmath=("reassoc",))
+        [sums] = loop(b, vectors, [floats(0)], power)
+        return call(b, "llvm.vector.reduce.fadd.v16f32", F32, F32(0.0), sums, fastmath=("reassoc",))
 
     return types.float32(types.int64, types.int64, types.float32, types.int64), code
 
 
-@_intrinsic
+@intrinsic
 def _bits(_, number):  # type: ignore[no-untyped-def]
-    return types.int32(types.float32), lambda context, b, signature, arguments: b.bitcast(arguments[0], _I32)
+    return types.int32(types.float32), lambda context, b, signature, arguments: b.bitcast(arguments[0], I32)
 
 
-@_intrinsic
+@intrinsic
 def _float_of(_, bits):  # type: ignore[no-untyped-def]
-    return types.float32(types.int32), lambda context, b, signature, arguments: b.bitcast(arguments[0], _F32)
+    return types.float32(types.int32), lambda context, b, signature, arguments: b.bitcast(arguments[0], F32)
 
 
 # --- Rows ---------------------------------------------------------------------------------------------------------------

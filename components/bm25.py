@@ -3,17 +3,25 @@
 The formulas are from Trotman, Puurula and Burgess, "Improvements to BM25 and Language Models Examined" (ADCS 2014), with
 rank_bm25's choices: Okapi's negative idf is replaced by `epsilon` times the mean idf, and BM25L is multiplied by tf.
 Symbols: tf, a term's count in a passage; dl, a passage's length in terms; avgdl, the mean of dl; df, the number of passages
-that hold a term; N, the number of passages.
+that hold a term; N, the number of passages; norm = 1 - b + b dl / avgdl. A passage's score is the sum of idf x weight over
+the query's terms; the weights, of tf and norm, are in `postings`.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from needle.components import postings
+from needle.components.analysis import Analyzer
+from needle.components.segments import RowSegment, SegmentedIndex, parts
 
 Variant = Literal["okapi", "l", "plus"]
 Floats = NDArray[np.float64]
@@ -25,20 +33,9 @@ def okapi_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
     return np.where(idf < 0, epsilon * idf[df > 0].mean(), idf) if df.any() else np.asarray(idf)
 
 
-def okapi_weight(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
-    """tf (k1 + 1) / (tf + k1 norm), norm = 1 - b + b dl / avgdl."""
-    return np.asarray(tf * (k1 + 1) / (tf + k1 * norm))
-
-
 def l_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
     """log((N + 1) / (df + 0.5))."""
     return np.asarray(np.log(n + 1) - np.log(df + 0.5))
-
-
-def l_weight(tf: Floats, norm: Floats, k1: float, delta: float) -> Floats:
-    """tf (k1 + 1) (ctd + delta) / (k1 + ctd + delta), ctd = tf / norm."""
-    ctd = tf / norm
-    return tf * (k1 + 1) * (ctd + delta) / (k1 + ctd + delta)
 
 
 def plus_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
@@ -46,152 +43,129 @@ def plus_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
     return np.log((n + 1) / np.maximum(df, 1))
 
 
-#: Each variant's idf, weight, and default delta. Plus adds delta to a term's weight in every passage, even where tf = 0.
-FORMULAS: dict[Variant, tuple[Callable[..., Floats], Callable[..., Floats], float]] = {
-    "okapi": (okapi_idf, okapi_weight, 0.0),
-    "l": (l_idf, l_weight, 0.5),
-    "plus": (plus_idf, okapi_weight, 1.0),
+#: Each variant's idf and default delta. Plus adds delta to a term's weight in every passage, even where tf = 0.
+FORMULAS: dict[Variant, tuple[Callable[..., Floats], float]] = {
+    "okapi": (okapi_idf, 0.0),
+    "l": (l_idf, 0.5),
+    "plus": (plus_idf, 1.0),
 }
+
+#: Up to this many best passages are kept in order while a query is scored; for more, all that it touches are sorted.
+_MOST_KEPT = 1000
+
+#: Queries of one call for which another thread is worth its start.
+_QUERIES_A_THREAD = 16
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Postings of some passages, never changed once made.
+class Segment(RowSegment):
+    """Postings of some passages.
 
-    rows: (n,) int64, the passages' row numbers in the store, ascending. lengths: (n,) int32, dl.
-    terms: (t,) int32, the vocabulary ids of the terms that occur, ascending. starts: (t + 1,) int64: the postings of
-    terms[i] are starts[i]:starts[i + 1]. positions: (p,) int32, which passage (index into rows), ascending within a term.
-    counts: (p,) int32, tf.
+    lengths: (n,) int32, dl. terms: (t,) int32, the vocabulary ids of the terms that occur, ascending. starts: (t + 1,)
+    int64: the postings of terms[i] are starts[i]:starts[i + 1]. positions: (p,) int32, which passage (index into rows),
+    ascending within a term. counts: (p,) int32, tf.
     """
 
-    rows: NDArray[np.int64]
     lengths: NDArray[np.int32]
     terms: NDArray[np.int32]
     starts: NDArray[np.int64]
     positions: NDArray[np.int32]
     counts: NDArray[np.int32]
 
-    @classmethod
-    def build(cls, rows: Sequence[int], passages: Sequence[Sequence[int]]) -> Segment:
-        """Count terms. passages: each one's term ids, in the order of `rows`."""
-        lengths = np.fromiter(map(len, passages), np.int32, len(passages))
-        ids = np.fromiter((t for p in passages for t in p), np.int64, int(lengths.sum()))
-        postings, counts = np.unique(ids * len(passages) + np.repeat(np.arange(len(passages)), lengths), return_counts=True)
-        return cls._from_postings(
-            np.array(rows, np.int64), lengths, postings // len(passages), postings % len(passages), counts
-        )
+    def check(self) -> None:
+        sizes = len(self.rows), len(self.starts), len(self.counts), self.starts[-1]
+        if sizes != (len(self.lengths), len(self.terms) + 1, len(self.positions), len(self.positions)):
+            raise ValueError(f"The arrays in '{self.folder}' don't fit together.")
 
     @classmethod
-    def _from_postings(
-        cls,
-        rows: NDArray[np.int64],
-        lengths: NDArray[np.int32],
-        terms: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        counts: NDArray[np.int64],
-    ) -> Segment:
-        """From one entry a posting, ordered by term, then by position."""
-        firsts = np.flatnonzero(np.diff(terms, prepend=-1))
-        starts = np.append(firsts, len(terms)).astype(np.int64)
-        return cls(
-            rows, lengths, terms[firsts].astype(np.int32), starts, positions.astype(np.int32), counts.astype(np.int32)
-        )
+    def build(cls, rows: Sequence[int], ids: NDArray[np.int32], lengths: NDArray[np.int32], n_terms: int) -> Segment:
+        """Count terms. ids: (sum of lengths,) the passages' term ids, all below n_terms, in the order of `rows`."""
+        df = postings.count_terms(ids, lengths, n_terms)
+        terms, starts, ends, positions, counts = _laid_out(df)
+        postings.fill_postings(ids, lengths, ends, positions, counts)
+        return cls(np.array(rows, np.int64), lengths, terms, starts, positions, counts)
 
     @classmethod
-    def merge(cls, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]]) -> Segment:
+    def merge(cls, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]], n_terms: int) -> Segment:
         """One segment of several, in order, without the passages that are not `alive` ((n,) for each segment)."""
-        rows, lengths, terms, positions, counts = [], [], [], [], []
-        offset = 0
+        terms, starts, ends, positions, counts = _laid_out(_df(segments, alive, n_terms))
+        first = 0
         for segment, keep in zip(segments, alive, strict=True):
-            new_position = np.cumsum(keep) - 1 + offset
-            kept = keep[segment.positions]
-            rows.append(segment.rows[keep])
-            lengths.append(segment.lengths[keep])
-            terms.append(np.repeat(segment.terms, np.diff(segment.starts))[kept])
-            positions.append(new_position[segment.positions[kept]])
-            counts.append(segment.counts[kept])
-            offset += int(keep.sum())
-        all_terms = np.concatenate(terms)
-        order = np.argsort(all_terms, kind="stable")
-        parts = (np.concatenate(part)[order] for part in (positions, counts))
-        return cls._from_postings(np.concatenate(rows), np.concatenate(lengths), all_terms[order].astype(np.int64), *parts)
+            old = segment.terms, segment.starts, segment.positions, segment.counts
+            postings.copy_alive(*old, keep, first, ends, positions, counts)
+            first += int(keep.sum())
+        rows, lengths = (
+            np.concatenate([getattr(s, name)[keep] for s, keep in zip(segments, alive, strict=True)])
+            for name in ("rows", "lengths")
+        )
+        return cls(rows, lengths, terms, starts, positions, counts)
 
-    def postings(self, term: int) -> slice:
-        """Where a term's postings stand; empty if no passage here holds it."""
-        i = int(self.terms.searchsorted(np.int32(term)))  # an int of Python's would have all terms copied to int64
-        if i == len(self.terms) or self.terms[i] != term:
-            return slice(0, 0)
-        return slice(int(self.starts[i]), int(self.starts[i + 1]))
+    def postings(self, terms: NDArray[np.int32]) -> NDArray[np.int64]:
+        """(q, 2), where the postings of these terms begin and end; equal where no passage here holds one."""
+        i = self.terms.searchsorted(terms)
+        found = i < len(self.terms)
+        found[found] = self.terms[i[found]] == terms[found]
+        ranges = np.zeros((len(terms), 2), np.int64)
+        ranges[found] = np.stack([self.starts[i[found]], self.starts[i[found] + 1]], axis=1)
+        return ranges
 
 
-SEGMENT_ARRAYS = tuple(field.name for field in fields(Segment))
+def _laid_out(df: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """Room for the postings of terms with these frequencies, (V,): terms, starts, (V,) begins, positions, counts."""
+    terms = np.flatnonzero(df).astype(np.int32)
+    starts = np.append(0, np.cumsum(df[terms]))
+    begins = np.zeros(len(df), np.int64)
+    begins[terms] = starts[:-1]
+    return terms, starts, begins, np.empty(starts[-1], np.int32), np.zeros(starts[-1], np.int32)
 
 
-class BM25Index:
-    """An index that grows: passages are added as further segments, removed by a mark, and like-sized segments merged.
+def _df(segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]], n_terms: int) -> NDArray[np.int64]:
+    """(V,) in how many passages that are alive each term occurs."""
+    df = np.zeros(n_terms, np.int64)
+    for segment, here in zip(segments, alive, strict=True):
+        if here.all():
+            df[segment.terms] += np.diff(segment.starts)
+        else:
+            postings.count_alive(segment.terms, segment.starts, segment.positions, here, df)
+    return df
 
-    An index that other threads search must not be changed: change a copy and put that in its place.
-    """
 
-    def __init__(self, vocabulary: dict[str, int] | None = None, segments: Iterable[Segment] = ()):
+class BM25Index(SegmentedIndex[Segment]):
+    """Postings of a store's passages, and the vocabulary that they refer to."""
+
+    def __init__(
+        self,
+        vocabulary: dict[str, int] | None = None,
+        segments: Iterable[Segment] = (),
+        removed_rows: NDArray[np.int64] | None = None,
+    ):
         self.vocabulary = {} if vocabulary is None else vocabulary
-        self.segments: tuple[Segment, ...] = tuple(segments)
-        self._rows = np.concatenate([s.rows for s in self.segments] or [np.empty(0, np.int64)])
-        self._alive = np.ones(len(self._rows), bool)
-        self._scorers: dict[tuple[Variant, float, float, float, float | None], BM25Scorer] = {}
+        super().__init__(segments, removed_rows)
 
     def copy(self) -> BM25Index:
         """An index that can be changed while this one is searched; they share what never changes."""
-        index = BM25Index(self.vocabulary.copy(), self.segments)
-        index._set(self.segments, self._alive)
-        return index
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Row numbers of the passages that can be found, ascending."""
-        return self._rows[self._alive]
-
-    @property
-    def removed_rows(self) -> NDArray[np.int64]:
-        """Row numbers that are in a segment still but are not found any more."""
-        return self._rows[~self._alive]
+        return BM25Index(self.vocabulary.copy(), self.segments, self.removed_rows)
 
     def add(self, rows: Sequence[int], passages: Sequence[Sequence[str]]) -> None:
         """Add passages (each a list of terms) under row numbers above all that the index has seen."""
-        if not rows:
-            return
-        ids = self.vocabulary
-        segment = Segment.build(rows, [[ids.setdefault(t, len(ids)) for t in passage] for passage in passages])
-        self._set((*self.segments, segment), np.append(self._alive, np.ones(len(rows), bool)))
-        self._merge_small()
+        known = self.vocabulary
+        ids = np.array([known.setdefault(term, len(known)) for passage in passages for term in passage], np.int32)
+        self._add(rows, ids, np.fromiter(map(len, passages), np.int32, len(passages)))
 
-    def remove(self, rows: NDArray[np.int64]) -> None:
-        """Forget passages; their postings go when their segment is merged, or at once when a tenth of all is gone."""
-        self.mark_removed(rows)
-        if 10 * np.count_nonzero(~self._alive) > len(self._alive):
-            self._merge_last(len(self.segments))
+    def add_texts(self, rows: Sequence[int], texts: Sequence[str], analyzer: Analyzer) -> None:
+        """Add passages (each a text) under row numbers above all that the index has seen."""
+        self._add(rows, *analyzer.encode(texts, self.vocabulary))
 
-    def mark_removed(self, rows: NDArray[np.int64]) -> None:
-        """Forget passages and leave the segments as they are."""
-        self._set(self.segments, self._alive & ~np.isin(self._rows, rows))
+    def _add(self, rows: Sequence[int], ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
+        if rows:
+            self._append(Segment.build(rows, ids, lengths, len(self.vocabulary)))
+
+    def _merged(self, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]]) -> Segment:
+        return Segment.merge(segments, alive, len(self.vocabulary))
 
     def _set(self, segments: tuple[Segment, ...], alive: NDArray[np.bool_]) -> None:
-        self.segments = segments
-        self._rows = np.concatenate([s.rows for s in segments] or [np.empty(0, np.int64)])
-        self._alive = alive
-        self._scorers = {}
-
-    def _merge_small(self) -> None:
-        """Merge from the end while a segment is not twice as large as the next: their number grows as the logarithm."""
-        while len(self.segments) > 1 and len(self.segments[-2].rows) < 2 * len(self.segments[-1].rows):
-            self._merge_last(2)
-
-    def _merge_last(self, n: int) -> None:
-        kept, merged = self.segments[: len(self.segments) - n], self.segments[len(self.segments) - n :]
-        first = sum(len(s.rows) for s in kept)
-        alive = np.split(self._alive[first:], np.cumsum([len(s.rows) for s in merged])[:-1])
-        segment = Segment.merge(merged, alive)
-        self._set((*kept, segment), np.append(self._alive[:first], np.ones(len(segment.rows), bool)))
+        super()._set(segments, alive)
+        self._scorers: dict[tuple[Variant, float, float, float, float | None], BM25Scorer] = {}
 
     def scorer(
         self,
@@ -208,52 +182,28 @@ class BM25Index:
         return self._scorers[parameters]
 
     def _new_scorer(self, variant: Variant, k1: float, b: float, epsilon: float, delta: float | None) -> BM25Scorer:
-        statistics = _Statistics.of(self.segments, self._alive, len(self.vocabulary))
-        idf, weight, default_delta = FORMULAS[variant]
+        idf, default_delta = FORMULAS[variant]
+        alive = parts(self.segments, self._alive)
+        df, n = _df(self.segments, alive, len(self.vocabulary)), int(np.count_nonzero(self._alive))
+        total = sum(int(s.lengths[here].sum(dtype=np.int64)) for s, here in zip(self.segments, alive, strict=True))
         some_delta = default_delta if delta is None else delta
-        norm = 1 - b + b * statistics.lengths / (statistics.mean_length or 1.0)
         return BM25Scorer(
-            self.vocabulary,
-            self.segments,
-            self._rows,
-            self._alive,
-            np.where(statistics.df > 0, idf(statistics.df, statistics.n, epsilon), 0.0),
-            lambda tf, at: weight(tf, norm[at], k1, some_delta),
+            vocabulary=self.vocabulary,
+            segments=self.segments,
+            rows=self._rows,
+            alive=self._alive,
+            idf=np.where(df > 0, idf(df, n, epsilon), 0.0),
+            weight=(variant == "l", float(k1), float(some_delta), 1.0 - b, b * n / total if total else 0.0),
             everywhere=some_delta if variant == "plus" else 0.0,
         )
 
 
 @dataclass(frozen=True)
-class _Statistics:
-    """What the formulas need to know of all passages that are alive. df: (V,) int64. lengths: (n,) float64."""
-
-    n: int
-    mean_length: float
-    lengths: Floats
-    df: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], alive: NDArray[np.bool_], n_terms: int) -> _Statistics:
-        df = np.zeros(n_terms, np.int64)
-        first = 0
-        for segment in segments:
-            here = alive[first : first + len(segment.rows)]
-            first += len(segment.rows)
-            if here.all():
-                df[segment.terms] += np.diff(segment.starts)
-            elif len(segment.positions):
-                df[segment.terms] += np.add.reduceat(here[segment.positions].astype(np.int64), segment.starts[:-1])
-        lengths = np.concatenate([s.lengths for s in segments] or [np.empty(0, np.int32)]).astype(np.float64)
-        n = int(np.count_nonzero(alive))
-        return cls(n, float(lengths[alive].sum() / n) if n else 0.0, lengths, df)
-
-
-@dataclass(frozen=True)
 class BM25Scorer:
-    """Scores passages for queries.
+    """Scores passages for queries; safe to use from several threads.
 
-    rows: (n,) row numbers of all passages in the segments, those not `alive` included. weight: (tf, positions among rows)
-    -> weights. everywhere: what a query term adds to every passage, in units of its idf.
+    rows: (n,) row numbers of all passages in the segments, those not `alive` included. weight: the parameters of a weight,
+    as `postings.add_scores` takes them. everywhere: what a query term adds to every passage, in units of its idf.
     """
 
     vocabulary: dict[str, int]
@@ -261,46 +211,90 @@ class BM25Scorer:
     rows: NDArray[np.int64]
     alive: NDArray[np.bool_]
     idf: Floats
-    weight: Callable[[Floats, NDArray[np.int64]], Floats]
+    weight: tuple[bool, float, float, float, float]
     everywhere: float
+    _boards: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def scores(self, query: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
         """Every passage's score for a query's terms (a repeated term counts as often), and whether it holds any of them.
 
         :returns: (n,) float64, (n,) bool, in the order of `rows`.
         """
-        scores, matched = np.zeros(len(self.rows)), np.zeros(len(self.rows), bool)
-        for term in query:
-            if (term_id := self.vocabulary.get(term)) is None or term_id >= len(self.idf):
-                continue
-            idf = self.idf[term_id]
-            first = 0
-            for segment in self.segments:
-                where = segment.postings(term_id)
-                at = segment.positions[where].astype(np.int64) + first
-                scores[at] += idf * self.weight(segment.counts[where].astype(np.float64), at)
-                matched[at] = True
-                first += len(segment.rows)
-            if self.everywhere:
-                scores += idf * self.everywhere
-        return scores, matched & self.alive
+        terms, idf, everywhere = self._query(query)
+        scores = np.full(len(self.rows), postings.UNTOUCHED)
+        touched = np.empty(len(self.rows), np.int32)
+        for segment, part in zip(self.segments, parts(self.segments, scores), strict=True):
+            postings.add_scores(segment.postings(terms), idf, *self._how(segment), everywhere, part, touched)
+        matched = scores != postings.UNTOUCHED
+        return np.where(matched, scores, everywhere), matched & self.alive
 
     def top_k(
         self, query: Sequence[str], k: int, among: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int64], Floats]:
-        """The k best passages that hold a term of the query, best first; equal scores in row order.
+        """`top_k_many` for one query."""
+        return self.top_k_many([query], k, among)[0]
+
+    def top_k_many(
+        self, queries: Sequence[Sequence[str]], k: int, among: NDArray[np.int64] | None = None
+    ) -> list[tuple[NDArray[np.int64], Floats]]:
+        """The k best passages that hold a term of each query, best first; equal scores in row order.
 
         :param among: (m,) ascending row numbers: only these count. None: all do.
-        :returns: row numbers (at most k,) int64, scores (at most k,) float64.
+        :returns: row numbers (at most k,) int64, scores (at most k,) float64, for each query.
         """
-        scores, candidate = self.scores(query)
-        if among is not None:
-            candidate &= np.isin(self.rows, among, assume_unique=True)
-        found = np.flatnonzero(candidate)
-        if k <= 0 or len(found) == 0:
-            return np.empty(0, np.int64), np.empty(0)
-        if len(found) > k:
-            kth = np.partition(scores[found], len(found) - k)[len(found) - k]
-            found = found[scores[found] >= kth]
+        allowed = self.alive if among is None else self.alive & np.isin(self.rows, among, assume_unique=True)
+        k = min(k, int(np.count_nonzero(allowed)))
+        if k <= 0:
+            return [(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+        if k > _MOST_KEPT:
+            return [self._sorted(query, k, allowed) for query in queries]
+        allowed = np.empty(0, bool) if allowed.all() else allowed
+        n_threads = min(os.cpu_count() or 1, -(-len(queries) // _QUERIES_A_THREAD))
+        if n_threads <= 1:
+            return self._best(queries, k, allowed)
+        size = -(-len(queries) // n_threads)
+        parts = [queries[i : i + size] for i in range(0, len(queries), size)]
+        with ThreadPoolExecutor(n_threads) as pool:
+            return [one for part in pool.map(lambda some: self._best(some, k, allowed), parts) for one in part]
+
+    def _best(
+        self, queries: Sequence[Sequence[str]], k: int, allowed: NDArray[np.bool_]
+    ) -> list[tuple[NDArray[np.int64], Floats]]:
+        analysed = [self._query(query) for query in queries]
+        terms = np.concatenate([terms for terms, _, _ in analysed])
+        idf = np.concatenate([idf for _, idf, _ in analysed])
+        first_terms = np.cumsum([0, *(len(terms) for terms, _, _ in analysed)])
+        everywhere = np.array([everywhere for _, _, everywhere in analysed])
+        best, score = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
+        first = 0
+        for segment in self.segments:
+            n = len(segment.rows)
+            board, touched = self._board(n)
+            here = allowed[first : first + n]
+            queried = first_terms, segment.postings(terms), idf
+            postings.best_of_queries(*queried, *self._how(segment), everywhere, board, touched, here, first, best, score)
+            first += n
+        found = [position[position >= 0] for position in best]
+        return [(self.rows[position], points[: len(position)]) for position, points in zip(found, score, strict=True)]
+
+    def _sorted(self, query: Sequence[str], k: int, allowed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Floats]:
+        scores, matched = self.scores(query)
+        found = np.flatnonzero(matched & allowed)
         best = found[np.argsort(-scores[found], kind="stable")[:k]]
         return self.rows[best], scores[best]
+
+    def _query(self, query: Sequence[str]) -> tuple[NDArray[np.int32], Floats, float]:
+        """The ids of a query's terms that the index knows, their idf, and what every passage's score begins with."""
+        ids = (self.vocabulary.get(term, len(self.idf)) for term in query)
+        terms = np.array([i for i in ids if i < len(self.idf)], np.int32)
+        return terms, self.idf[terms], float(self.idf[terms].sum() * self.everywhere)
+
+    def _how(self, segment: Segment) -> tuple[Any, Any]:
+        return (segment.positions, segment.counts, segment.lengths), self.weight
+
+    def _board(self, n: int) -> tuple[Floats, NDArray[np.int32]]:
+        """This thread's clean board for n passages, and the list of those touched."""
+        if not hasattr(self._boards, "scores"):
+            most = max(len(s.rows) for s in self.segments)
+            self._boards.scores, self._boards.touched = np.full(most, postings.UNTOUCHED), np.empty(most, np.int32)
+        return self._boards.scores[:n], self._boards.touched[:n]

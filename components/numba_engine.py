@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.components import bert_kernels
+from needle.components import bert_kernels, llvm
 from needle.components.quantise import int8_weights
 from needle.components.spans import Spans, best_spans
 from needle.components.weights import BERT_FAMILY, Checkpoint, Quantised, Weights
@@ -95,7 +95,7 @@ class NumbaEngine:
 
 def unsupported(checkpoint: Checkpoint) -> str:
     """Why this engine can't run a model on this machine; "" if it can."""
-    if not bert_kernels.HAS_INT8_DOT:
+    if not llvm.HAS_INT8_DOT:
         return "this processor has no AVX-512 VNNI"
     if checkpoint.not_int8:
         return checkpoint.not_int8

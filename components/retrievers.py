@@ -162,7 +162,7 @@ class BM25Retriever:
         index.remove(np.setdiff1d(indexed, rows, assume_unique=True))
         passages = self.document_store.contents(np.setdiff1d(rows, indexed, assume_unique=True))
         for batch in _batches(passages, _ADD_BATCH):
-            index.add([row for row, _ in batch], [self._analyzer.terms(content) for _, content in batch])
+            index.add_texts([row for row, _ in batch], [content for _, content in batch], self._analyzer)
         # If the store has changed while it was read, this is the index of no one revision: good enough to search and to
         # bring up to date, but not to be found by a store that is set back to this revision.
         self._unsaved = self.document_store.revision == revision

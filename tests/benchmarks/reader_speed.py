@@ -23,7 +23,7 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from memory import forget_peak, peak, resident
 from results import record, table
 
-from needle.components.bert_kernels import HAS_INT8_DOT
+from needle.components.llvm import HAS_INT8_DOT
 from needle.components.passages import PassageWriter
 from needle.components.reader import MiniLMReader
 from needle.components.retrievers import BM25Retriever

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from needle.components import bm25_files
-from needle.components.bm25 import SEGMENT_ARRAYS, BM25Index, Segment
-from needle.components.bm25_files import MANIFEST, load_index, save_index
+from needle.components import bm25_files, segments
+from needle.components.bm25 import BM25Index, Segment
+from needle.components.bm25_files import load_index, save_index
+from needle.components.segments import MANIFEST
 
+SEGMENT_ARRAYS = ("rows", "lengths", "terms", "starts", "positions", "counts")
 PASSAGES = st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=10)
 
 
@@ -30,8 +32,8 @@ def contents(segment: Segment) -> dict[int, list[int]]:
 
 
 def assert_well_formed(segment: Segment) -> None:
-    dtypes = {name: getattr(segment, name).dtype for name in SEGMENT_ARRAYS}
-    assert dtypes == dict.fromkeys(SEGMENT_ARRAYS, np.int32) | {"rows": np.int64, "starts": np.int64}
+    dtypes = {name: array.dtype for name, array in segment.arrays().items()}
+    assert dtypes == dict.fromkeys(dtypes, np.int32) | {"rows": np.int64, "starts": np.int64}
     assert (np.diff(segment.rows) > 0).all()
     assert (np.diff(segment.terms) > 0).all()
     assert (segment.starts[0], segment.starts[-1]) == (0, len(segment.positions))
@@ -49,9 +51,9 @@ def assert_same(one: BM25Index, other: BM25Index) -> None:
     assert one.rows.tolist() == other.rows.tolist()
     assert one.removed_rows.tolist() == other.removed_rows.tolist()
     for a, b in zip(one.segments, other.segments, strict=True):
-        for name in SEGMENT_ARRAYS:
-            assert getattr(a, name).dtype == getattr(b, name).dtype
-            assert (getattr(a, name) == getattr(b, name)).all()
+        for name, array in a.arrays().items():
+            assert array.dtype == getattr(b, name).dtype
+            assert (array == getattr(b, name)).all()
 
 
 def index_of(*passages: str, first_row: int = 1) -> BM25Index:
@@ -67,10 +69,16 @@ def top(index: BM25Index, query: str, k: int = 10, among: list[int] | None = Non
     return rows.tolist()
 
 
+def segment_of(first_row: int, passages: list[list[int]]) -> Segment:
+    ids = np.array([term for passage in passages for term in passage], np.int32)
+    lengths = np.array([len(passage) for passage in passages], np.int32)
+    return Segment.build(range(first_row, first_row + len(passages)), ids, lengths, n_terms=10)
+
+
 class TestSegment:
     @given(passages=PASSAGES)
     def test_it_holds_what_it_is_built_from(self, passages):
-        segment = Segment.build(range(5, 5 + len(passages)), passages)
+        segment = segment_of(5, passages)
         assert_well_formed(segment)
         assert contents(segment) == {5 + i: sorted(p) for i, p in enumerate(passages)}
 
@@ -78,21 +86,20 @@ class TestSegment:
     def test_merging_keeps_what_is_alive(self, data, batches):
         segments, alive, expected, row = [], [], {}, 0
         for passages in batches:
-            segments.append(Segment.build(range(row, row + len(passages)), passages))
+            segments.append(segment_of(row, passages))
             keep = data.draw(st.lists(st.booleans(), min_size=len(passages), max_size=len(passages)))
             alive.append(np.array(keep, bool))
             expected |= {row + i: sorted(p) for i, p in enumerate(passages) if keep[i]}
             row += len(passages)
-        merged = Segment.merge(segments, alive)
+        merged = Segment.merge(segments, alive, n_terms=10)
         assert_well_formed(merged)
         assert contents(merged) == expected
 
     def test_postings_of_a_term(self):
-        segment = Segment.build([10, 20], [[1, 3], [3, 3]])
-        assert segment.positions[segment.postings(3)].tolist() == [0, 1]
-        assert segment.counts[segment.postings(3)].tolist() == [1, 2]
-        for absent in (0, 2, 4):
-            assert segment.positions[segment.postings(absent)].tolist() == []
+        segment = segment_of(10, [[1, 3], [3, 3]])
+        ranges = segment.postings(np.array([3, 0, 2, 4, 1, 3], np.int32))
+        assert [segment.positions[a:b].tolist() for a, b in ranges] == [[0, 1], [], [], [], [0], [0, 1]]
+        assert [segment.counts[a:b].tolist() for a, b in ranges] == [[1, 2], [], [], [], [1], [1, 2]]
 
 
 class TestIndex:
@@ -212,7 +219,7 @@ def segment_folders(folder: Path) -> list[str]:
 
 
 def age(path: Path) -> None:
-    old = time.time() - 2 * bm25_files.LITTER_AGE
+    old = time.time() - 2 * segments.LITTER_AGE
     os.utime(path, (old, old))
 
 
@@ -225,7 +232,7 @@ class TestFolder:
         assert loaded[1] == "r7"
         for other in (saved, loaded[0]):
             assert_same(index, other)
-            assert all(isinstance(getattr(s, name), np.memmap) for s in other.segments for name in SEGMENT_ARRAYS)
+            assert all(isinstance(array.base, np.memmap) for s in other.segments for array in s.arrays().values())
             assert top(other, "a b") == top(index, "a b")
 
     def test_an_empty_index(self, tmp_path):

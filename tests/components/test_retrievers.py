@@ -57,6 +57,10 @@ def analysed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             texts.append(text)
             return super().terms(text)
 
+        def encode(self, passages: Any, vocabulary: dict[str, int]) -> Any:
+            texts.extend(passages)
+            return super().encode(passages, vocabulary)
+
     monkeypatch.setattr(retrievers, "Analyzer", Recording)
     return texts
 

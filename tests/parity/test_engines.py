@@ -13,8 +13,8 @@ import transformers
 from numba.core.registry import cpu_target
 from safetensors.numpy import load_file
 
-from needle.components.bert_kernels import HAS_INT8_DOT
 from needle.components.engines import open_engine
+from needle.components.llvm import HAS_INT8_DOT
 from needle.components.numba_engine import NumbaEngine
 from needle.components.onnx_engine import OnnxEngine
 from needle.components.quantise import int8_weights, quantise

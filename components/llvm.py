@@ -1,0 +1,134 @@
+"""Blocks of LLVM code for Numba's intrinsics: 512-bit registers of x86 and their dot products, which Numba does not know.
+
+A register holds `LANES` lanes of 32 bits, each four int8, two bfloat16 or one float32. Addresses are integers, offsets and
+strides are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from llvmlite import ir
+from numba import extending, types
+from numba.core.registry import cpu_target
+
+_FEATURES = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+HAS_INT8_DOT = {"+avx512f", "+avx512bw", "+avx512vnni"} <= _FEATURES
+HAS_BFLOAT16_DOT = "+avx512bf16" in _FEATURES
+
+LANES = 16
+
+
+class BFloat(ir.types.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+INTS, FLOATS = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
+BFLOATS, BFLOAT_PAIRS = ir.VectorType(BFloat(), LANES), ir.VectorType(BFloat(), 2 * LANES)
+NO_INTS = ir.Constant(INTS, [0] * LANES)
+
+Builder: TypeAlias = Any  # llvmlite has no types
+Value: TypeAlias = Any
+intrinsic: Any = extending.intrinsic  # its types leave no room for the context that Numba adds
+Dot: TypeAlias = Callable[[Builder, Value, Value, Value], Value]
+
+
+def floats(number: float) -> Value:
+    return ir.Constant(FLOATS, [float(np.float32(number))] * LANES)
+
+
+def call(b: Builder, name: str, result: Any, *arguments: Value, fastmath: tuple[str, ...] = ()) -> Value:
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return b.call(function, arguments, fastmath=fastmath)
+
+
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    return call(b, "llvm.fma.v16f32", FLOATS, x, y, z)
+
+
+def at(b: Builder, address: Value, offset: Value | int, kind: Any) -> Value:
+    offset = I64(offset) if isinstance(offset, int) else offset
+    return b.inttoptr(b.add(address, offset), kind.as_pointer())
+
+
+def load(b: Builder, address: Value, offset: Value | int, kind: Any) -> Value:
+    return b.load(at(b, address, offset, kind), align=4)
+
+
+def store(b: Builder, value: Value, address: Value, offset: Value | int) -> None:
+    b.store(value, at(b, address, offset, value.type), align=4)
+
+
+def spread(b: Builder, number: Value) -> Value:
+    """The number in all lanes."""
+    nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+    return b.shuffle_vector(b.insert_element(nothing, number, I32(0)), nothing, NO_INTS)
+
+
+def dot_int8(b: Builder, total: Value, left: Value, right: Value) -> Value:
+    return call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, total, right, left)  # unsigned by signed
+
+
+def dot_bfloat16(b: Builder, total: Value, left: Value, right: Value) -> Value:
+    left, right = b.bitcast(left, BFLOAT_PAIRS), b.bitcast(right, BFLOAT_PAIRS)
+    return call(b, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, left, right)
+
+
+def dot_float32(b: Builder, total: Value, left: Value, right: Value) -> Value:
+    return fma(b, b.bitcast(left, FLOATS), b.bitcast(right, FLOATS), total)
+
+
+def attention_number(b: Builder, numbers: Value) -> Value:
+    """float32 as attention's products take it."""
+    if not HAS_BFLOAT16_DOT:
+        return numbers
+    return call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", BFLOATS, numbers)
+
+
+def loop(b: Builder, steps: Value, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:
+    """for i in range(steps): values = body(i, values); `steps` is at least 1."""
+    before = b.block
+    block, after = b.function.append_basic_block(), b.function.append_basic_block()
+    b.branch(block)
+    b.position_at_end(block)
+    i, values = b.phi(I64), [b.phi(value.type) for value in start]
+    results = body(i, values)
+    following = b.add(i, I64(1))
+    for phi, first, then in zip([i, *values], [I64(0), *start], [following, *results], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(then, b.block)
+    b.cbranch(b.icmp_signed("<", following, steps), block, after)
+    b.position_at_end(after)
+    return results
+
+
+@intrinsic
+def dot_bytes(_, left, right, steps):  # type: ignore[no-untyped-def]
+    """Dot product, an int32, of 64 * steps uint8 at the address `left` and as many int8 at `right`; steps is at least 1."""
+
+    def code(context: Any, b: Builder, signature: Any, arguments: list[Value]) -> Value:
+        left, right, steps = arguments
+
+        def step(i: Value, totals: list[Value]) -> list[Value]:
+            place = b.mul(i, I64(64))
+            unsigned, signed = (load(b, b.add(address, place), 0, INTS) for address in (left, right))
+            return [dot_int8(b, totals[0], signed, unsigned)]
+
+        [totals] = loop(b, steps, [NO_INTS], step)
+        return call(b, "llvm.vector.reduce.add.v16i32", I32, totals)
+
+    return types.int32(types.int64, types.int64, types.int64), code
