@@ -80,7 +80,9 @@ class Analyzer:
         for word in distinct:  # in the order of their first occurrence, so that the same texts make the same vocabulary
             if word != _END:
                 ids[word] = _NO_TERM if (term := known[word]) is None else vocabulary.setdefault(term, len(vocabulary))
-        return _split(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)), len(texts))
+        of_words = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
+        split: tuple[NDArray[np.int32], NDArray[np.int32]] = _split(of_words, len(texts))
+        return split
 
     def _terms_of(self, words: set[str]) -> dict[str, str | None]:
         """A dictionary in which all these words, and maybe others, have their terms."""

@@ -9,10 +9,8 @@ the query's terms; the weights, of tf and norm, are in `postings`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from needle.components import postings
 from needle.components.analysis import Analyzer
+from needle.components.cores import available_cores, in_threads
 from needle.components.segments import RowSegment, SegmentedIndex, parts
 
 Variant = Literal["okapi", "l", "plus"]
@@ -249,13 +248,9 @@ class BM25Scorer:
         if k > _MOST_KEPT:
             return [self._sorted(query, k, allowed) for query in queries]
         allowed = np.empty(0, bool) if allowed.all() else allowed
-        n_threads = min(os.cpu_count() or 1, -(-len(queries) // _QUERIES_A_THREAD))
-        if n_threads <= 1:
-            return self._best(queries, k, allowed)
-        size = -(-len(queries) // n_threads)
-        parts = [queries[i : i + size] for i in range(0, len(queries), size)]
-        with ThreadPoolExecutor(n_threads) as pool:
-            return [one for part in pool.map(lambda some: self._best(some, k, allowed), parts) for one in part]
+        size = max(_QUERIES_A_THREAD, -(-len(queries) // available_cores()))
+        jobs = [(queries[i : i + size], k, allowed) for i in range(0, len(queries), size)]
+        return [one for part in in_threads(self._best, jobs) for one in part]
 
     def _best(
         self, queries: Sequence[Sequence[str]], k: int, allowed: NDArray[np.bool_]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from needle.components import bert_kernels, llvm
+from needle.components.cores import available_cores
 from needle.components.quantise import int8_weights
 from needle.components.spans import Spans, best_spans
 from needle.components.weights import BERT_FAMILY, Checkpoint, Quantised, Weights
@@ -103,16 +102,6 @@ def unsupported(checkpoint: Checkpoint) -> str:
     if any(size % bert_kernels.COLUMNS for size in (*sizes[:2], sizes[0] // sizes[2])):
         return f"its layers' sizes are no multiples of {bert_kernels.COLUMNS}"
     return ""
-
-
-def available_cores() -> int:
-    """Cores that this process may use: by affinity, and by a container's share (cgroup v2 cpu.max: quota and period)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores
 
 
 def _parts(batch: Batch) -> list[Batch]:

@@ -113,6 +113,10 @@ class SegmentedIndex(Generic[S]):
         """Write the segments that are not in a folder yet, and map them all from there."""
         self._set(tuple(segment.saved(folder) for segment in self.segments), self._alive)
 
+    def copy(self) -> Self:
+        """An index that can be changed while this one is searched; they share what never changes."""
+        raise NotImplementedError
+
     def _merged(self, segments: Sequence[S], alive: Sequence[NDArray[np.bool_]]) -> S:
         """One segment of several, in order, without the rows that are not `alive` ((n,) for each segment)."""
         raise NotImplementedError

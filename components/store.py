@@ -195,6 +195,14 @@ class SQLiteDocumentStore:
         """Whether the store once was at this revision; "" is the beginning of every store."""
         return token == "" or bool(self._database.read("SELECT 1 FROM revisions WHERE token = ?", (token,)))
 
+    def snapshot(self) -> tuple[str, NDArray[np.int64]]:
+        """The revision, and (n,) int64, the row numbers of all documents, ascending: both of one moment."""
+        found = self._database.read(
+            "SELECT token FROM (SELECT token FROM revisions ORDER BY n DESC LIMIT 1) UNION ALL SELECT row FROM documents"
+        )
+        revision = str(found[0][0]) if found else ""
+        return revision, np.sort(np.fromiter((row for (row,) in found[1:]), np.int64, max(0, len(found) - 1)))
+
     def rows(self, filters: dict[str, Any] | None = None) -> NDArray[np.int64]:
         """(n,) int64, the row numbers of the documents that match, ascending.
 

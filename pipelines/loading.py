@@ -1,4 +1,4 @@
-"""Pipeline definitions (Haystack YAML) -> pipelines on a given store."""
+"""Pipeline definitions (Haystack YAML) -> pipelines on a given store, and how these are run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from haystack import Pipeline
-from haystack.core.errors import DeserializationError, PipelineError
+from haystack.core.errors import DeserializationError, PipelineError, PipelineRuntimeError
+from haystack.errors import FilterError
 from haystack.marshal import YamlMarshaller
 
 from needle.data import errors
@@ -20,14 +21,21 @@ ALLOWED_MODULES = ["needle.*"]
 
 _STORE = "needle.components.store.SQLiteDocumentStore"
 _WITH_MODEL = ("needle.components.reader.MiniLMReader", "needle.components.passages.PassageWriter")
+_WITH_EMBEDDER = ("needle.components.retrievers.DenseRetriever",)
 
 
-def load_pipeline(definition: str | Path, store: str | Path | None = None, model: str | None = None) -> Pipeline:
+def load_pipeline(
+    definition: str | Path,
+    store: str | Path | None = None,
+    model: str | None = None,
+    embedder: str | None = None,
+) -> Pipeline:
     """Load a definition; modules other than Haystack's and needle's are refused.
 
     :param definition: a YAML file, or the name of one that comes with needle, such as "bm25_qa".
     :param store: the folder that all its SQLite document stores get; None leaves what the definition says.
-    :param model: the reader that its readers and writers get; None leaves what the definition says.
+    :param model: the reader that its readers and writers get; None leaves what the definition says. embedder: the
+        embedding model that its dense retrievers get, likewise.
     :raises PipelineError: if there is no such file, it is no pipeline, or it names a module that is not allowed.
     """
     file = DEFINITIONS / f"{definition}.yaml" if (DEFINITIONS / f"{definition}.yaml").is_file() else Path(definition)
@@ -48,12 +56,29 @@ def load_pipeline(definition: str | Path, store: str | Path | None = None, model
                 part["init_parameters"]["path"] = str(store)
             if model is not None and part["type"] in _WITH_MODEL:
                 part["init_parameters"]["model"] = model
+            if embedder is not None and part["type"] in _WITH_EMBEDDER:
+                part["init_parameters"]["model"] = embedder
         return Pipeline.from_dict(data, allowed_modules=ALLOWED_MODULES)
     except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError, RecursionError) as error:
         # Haystack goes on to advise what only its own API offers.
         reason, _, advice = str(error).partition(" If you trust")
         remedy = " If you trust the file, set HAYSTACK_DESERIALIZATION_ALLOWLIST='that.module'." if advice else ""
         raise errors.PipelineError(f"The pipeline of '{file}' can't be made: {reason}{remedy}") from error
+
+
+def run_pipeline(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Run it; what its components raise on purpose comes out as it is, not as what Haystack wraps it in."""
+    try:
+        return pipeline.run(data, **options)
+    except (PipelineRuntimeError, ValueError) as error:
+        if isinstance(error.__cause__, errors.NeedleError | FilterError):
+            raise error.__cause__ from None
+        raise errors.PipelineError(f"The pipeline could not be run. {error}") from error
+
+
+def takers(pipeline: Pipeline, socket: str) -> list[str]:
+    """The components that need this input from outside."""
+    return [name for name, sockets in pipeline.inputs().items() if socket in sockets]
 
 
 def _parts(data: Any) -> Iterator[dict[str, Any]]:

@@ -15,22 +15,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from haystack import Document, ExtractedAnswer, Pipeline
-from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ByteStream
-from haystack.errors import FilterError
 
 from needle.components.passages import PassageSplitter, PassageWriter
 from needle.components.reader import check_query
-from needle.components.retrievers import BM25Retriever
+from needle.components.retrievers import DenseRetriever, StoreRetriever
 from needle.components.store import IndexedFile, SQLiteDocumentStore
 from needle.data import SHIPPED_READER
-from needle.data.errors import NeedleError, PipelineError, QueryError, UnreadableFile
+from needle.data.errors import PipelineError, QueryError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
-from needle.pipelines.loading import load_pipeline
+from needle.pipelines.loading import load_pipeline, run_pipeline, takers
 
 T = TypeVar("T")
 
@@ -87,15 +86,18 @@ class QA:
         pipeline: str | Path = "bm25_qa",
         indexing: str | Path = "indexing",
         model: str | None = None,
+        embedder: str | None = None,
     ):
         """
-        :param pipeline: the definition used for asking: a YAML file, or the name of one that comes with needle.
+        :param pipeline: the definition used for asking: a YAML file, or the name of one that comes with needle: "bm25_qa",
+            "dense_qa", "hybrid_qa" or "rerank_qa".
         :param indexing: the definition used for indexing, with the components of needle's own "indexing".
-        :param model: the reader, a folder or a hub id; None for what the definitions name.
+        :param model: the reader, a folder or a hub id; None for what the definitions name. embedder: the embedding model of
+            dense retrievers, likewise; where the definition names none, the one that the store's vectors are from.
         """
         self.store = store
         self.model = model
-        self.pipeline = load_pipeline(pipeline, store.folder, model)
+        self.pipeline = load_pipeline(pipeline, store.folder, model, embedder)
         self._answers = _answer_component(self.pipeline)
         self._indexing = load_pipeline(indexing, store.folder, model)
         self._converter, _ = _component(self._indexing, FileConverter)
@@ -109,9 +111,10 @@ class QA:
         pipeline: str | Path = "bm25_qa",
         indexing: str | Path = "indexing",
         model: str | None = None,
+        embedder: str | None = None,
     ) -> QA:
         """Open the store in a folder; one that does not exist is made."""
-        return cls(SQLiteDocumentStore(folder), pipeline, indexing, model)
+        return cls(SQLiteDocumentStore(folder), pipeline, indexing, model, embedder)
 
     @classmethod
     def from_documents(
@@ -120,24 +123,28 @@ class QA:
         pipeline: str | Path = "bm25_qa",
         indexing: str | Path = "indexing",
         model: str | None = None,
+        embedder: str | None = None,
     ) -> QA:
         """Documents in a temporary store, which goes when the QA does."""
-        qa = cls(SQLiteDocumentStore(), pipeline, indexing, model)
+        qa = cls(SQLiteDocumentStore(), pipeline, indexing, model, embedder)
         qa.index_documents(documents)
         return qa
 
     def index(
         self,
         paths: str | Path | ByteStream | Iterable[str | Path | ByteStream],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        re_embed: bool = False,
     ) -> IndexReport:
         """Index files, and all files in folders; a changed file's passages are replaced, an unchanged file is left alone.
 
         Every batch of files is one transaction: what was indexed before an interruption stays.
 
         :param paths: files, folders, or byte streams whose meta holds `file_path`.
-        :param progress: called with the number of files done and of all files, after every batch.
-        :raises UnreadableFile: if a path does not exist.
+        :param progress: called after every batch with "file", the number of files done and of all files, then likewise with
+            "passage" for those that the asking pipeline's retrievers index or embed.
+        :param re_embed: whether dense retrievers embed all passages anew, whatever model their vectors are from.
+        :raises UnreadableFile: if a path does not exist. StoreError: if the passages were embedded by another model.
         """
         paths = [paths] if isinstance(paths, str | Path | ByteStream) else list(paths)
         sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
@@ -156,16 +163,17 @@ class QA:
                     changed.append(stream)
             if changed:
                 data = {self._converter: {"sources": changed}}
-                outputs = _run(self._indexing, data, include_outputs_from={self._converter})
+                outputs = run_pipeline(self._indexing, data, include_outputs_from={self._converter})
                 report.indexed += [file.path for file in outputs[self._converter]["files"]]
                 report.skipped += outputs[self._converter]["skipped"]
                 report.passages += outputs[self._writer_name]["documents_written"]
             if progress is not None:
-                progress(len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
+                progress("file", len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
         report.skipped = [_with_what_is_kept(skipped, known) for skipped in report.skipped]
         for _, part in self.pipeline.walk():
-            if isinstance(part, BM25Retriever):
-                part.warm_up()  # so that the first question need not wait for the index
+            if isinstance(part, StoreRetriever):  # so that the first question need not wait for the index
+                told = None if progress is None else partial(progress, "passage")
+                part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
         return report
 
     def index_documents(self, documents: Iterable[Document]) -> int:
@@ -223,35 +231,20 @@ class QA:
         for query in queries:
             check_query(query)
         options = {"top_k": top_k} if top_k is not None else {}
-        if _takes(self.pipeline, "queries") == _takes(self.pipeline, "query"):
+        if takers(self.pipeline, "queries") == takers(self.pipeline, "query"):
             outputs = self._run("queries", list(queries), options, filters)["answers_per_query"] if queries else []
         else:
             outputs = [self._run("query", query, options, filters)["answers"] for query in queries]
         return [Result.of(query, answers) for query, answers in zip(queries, outputs, strict=True)]
 
     def _run(self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None) -> dict[str, list[Any]]:
-        data = {name: {socket: value} for name in _takes(self.pipeline, socket)}
+        data = {name: {socket: value} for name in takers(self.pipeline, socket)}
         data.setdefault(self._answers, {}).update(options)
         if filters is not None:
-            for name in _takes(self.pipeline, "filters"):
+            for name in takers(self.pipeline, "filters"):
                 data.setdefault(name, {})["filters"] = filters
-        outputs: dict[str, list[Any]] = _run(self.pipeline, data)[self._answers]
+        outputs: dict[str, list[Any]] = run_pipeline(self.pipeline, data)[self._answers]
         return outputs
-
-
-def _run(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Run it; what its components raise on purpose comes out as it is, not as what Haystack wraps it in."""
-    try:
-        return pipeline.run(data, **options)
-    except (PipelineRuntimeError, ValueError) as error:
-        if isinstance(error.__cause__, NeedleError | FilterError):
-            raise error.__cause__ from None
-        raise PipelineError(f"The pipeline could not be run. {error}") from error
-
-
-def _takes(pipeline: Pipeline, socket: str) -> list[str]:
-    """The components that need this input from outside."""
-    return [name for name, sockets in pipeline.inputs().items() if socket in sockets]
 
 
 def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:
@@ -269,7 +262,7 @@ def _with_what_is_kept(skipped: SkippedFile, known: Mapping[str, IndexedFile]) -
 
 def _answer_component(pipeline: Pipeline) -> str:
     names = [name for name, sockets in pipeline.outputs().items() if "answers" in sockets]
-    if len(names) != 1 or not _takes(pipeline, "query"):
+    if len(names) != 1 or not takers(pipeline, "query"):
         raise PipelineError(
             "To be asked, a pipeline needs an input 'query' and one component with an output 'answers'; "
             f"this one has the inputs {sorted({s for i in pipeline.inputs().values() for s in i})} and answers from {names}."

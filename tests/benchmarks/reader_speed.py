@@ -102,7 +102,7 @@ def tile_peak() -> float:
     from numba import njit
 
     from needle.components.bert_kernels import ROWS, _linear, scratch, tiled
-    from needle.components.numba_engine import available_cores
+    from needle.components.cores import available_cores
 
     s, repeats = scratch(ROWS, 1536, 384, 32), 3000
     weight = tiled(np.random.default_rng(0).integers(-127, 127, (384, 1536)).astype(np.int8))

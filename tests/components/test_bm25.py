@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from needle.components import bm25_files, segments
 from needle.components.bm25 import BM25Index, Segment
-from needle.components.bm25_files import load_index, save_index
 from needle.components.segments import MANIFEST
+from needle.components.store_index import State
 
 SEGMENT_ARRAYS = ("rows", "lengths", "terms", "starts", "positions", "counts")
 PASSAGES = st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=10)
@@ -223,6 +223,15 @@ def age(path: Path) -> None:
     os.utime(path, (old, old))
 
 
+def save_index(index: BM25Index, folder: Path, analyzer: str, revision: str) -> BM25Index:
+    return bm25_files.save_index(State(index, revision, complete=True), folder, analyzer)
+
+
+def load_index(folder: Path, analyzer: str) -> tuple[BM25Index, str] | None:
+    state = bm25_files.load_index(folder, analyzer)
+    return None if state is None else (state.index, state.revision)
+
+
 class TestFolder:
     def test_a_round_trip_is_equal_and_memory_mapped(self, tmp_path):
         index = some_index()
@@ -230,6 +239,7 @@ class TestFolder:
         loaded = load_index(tmp_path / "new" / "folder", "v1")
         assert loaded is not None
         assert loaded[1] == "r7"
+        assert bm25_files.load_index(tmp_path / "new" / "folder", "v1").complete
         for other in (saved, loaded[0]):
             assert_same(index, other)
             assert all(isinstance(array.base, np.memmap) for s in other.segments for array in s.arrays().values())

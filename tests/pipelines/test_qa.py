@@ -73,8 +73,8 @@ def test_files_are_indexed_once_and_again_when_they_change(qa, tmp_path):
     (folder / "tarn.txt").write_text(TARN)
     (folder / "other.md").write_text("# Other\n\nNothing *here*.")
     progress = []
-    first = qa.index([folder], lambda done, total: progress.append((done, total)))
-    assert (len(first.indexed), first.passages, progress) == (2, 2, [(2, 2)])
+    first = qa.index([folder], lambda *told: progress.append(told))
+    assert (len(first.indexed), first.passages, progress) == (2, 2, [("file", 2, 2), ("passage", 2, 2)])
     assert qa.index([folder]).unchanged == [str(folder / "other.md"), str(folder / "tarn.txt")]
     (folder / "tarn.txt").write_text(TARN.replace("1842", "1843"))
     assert qa.index([folder]).indexed == [str(folder / "tarn.txt")]

@@ -1,0 +1,98 @@
+"""The vectors of a store's passages, and their folder: made by one embedding model, and refused by every other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from needle.components.embedder import DEFAULT_EMBEDDER, Embedder, Similarity
+from needle.components.segments import read_manifest, replace_manifest
+from needle.components.store import SQLiteDocumentStore
+from needle.components.store_index import State, StoreIndex
+from needle.components.vectors import VectorIndex, VectorSegment
+from needle.data.errors import StoreError
+
+FORMAT = 1
+
+
+class VectorStoreIndex(StoreIndex[VectorIndex]):
+    """The vectors of a store's passages. Embedding takes long: what is done is saved every few seconds."""
+
+    batch = 256
+    checkpoint_s = 10.0
+
+    def __init__(
+        self,
+        store: SQLiteDocumentStore,
+        model: str | None = None,
+        similarity: Similarity | None = None,
+        device: str | None = None,
+    ):
+        """:param model: a folder or a hub id; None takes the one that the store's vectors were made with, or the default."""
+        super().__init__(store)
+        self._model, self._similarity, self._device = model, similarity, device
+        self._embedder: Embedder | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder / "vectors"
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model."""
+        if self._embedder is None:
+            model = self._model or self._manifest().get("model", DEFAULT_EMBEDDER)
+            self._embedder = Embedder(model, self._similarity, self._device)
+        return self._embedder
+
+    def _new(self) -> VectorIndex:
+        return VectorIndex()
+
+    def _add(self, index: VectorIndex, rows: list[int], texts: list[str]) -> None:
+        index.add(rows, self.embedder.passages(texts))
+
+    def _load(self) -> State[VectorIndex] | None:
+        manifest = self._manifest()
+        if not manifest:
+            return None
+        if manifest["fingerprint"] != self.embedder.fingerprint:
+            ours = self.embedder
+            raise StoreError(
+                f"The passages of the store '{self.store.folder}' were embedded by '{manifest['model']}' "
+                f"({manifest['similarity']}, fingerprint {manifest['fingerprint']}), whose vectors can't be compared with "
+                f"those of '{ours.model}' ({ours.similarity}, fingerprint {ours.fingerprint}). Name the former, or embed "
+                f"them anew: needle index --re-embed --embedder '{ours.model}' --store '{self.store.folder}'"
+            )
+        try:
+            segments = [VectorSegment.load(self.folder / name) for name in manifest["segments"]]
+            if len({s.vectors.shape[1] for s in segments}) > 1:
+                return None
+            index = VectorIndex(segments, np.array(manifest["removed_rows"], np.int64))
+            return State(index, str(manifest["revision"]), bool(manifest["complete"]))
+        except Exception:  # damage has many faces
+            return None
+
+    def _write(self, state: State[VectorIndex]) -> VectorIndex:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        saved = state.index.copy()
+        saved.save_segments(self.folder)
+        facts = {
+            "format": FORMAT,
+            "model": self.embedder.model,
+            "fingerprint": self.embedder.fingerprint,
+            "similarity": self.embedder.similarity,
+            "revision": state.revision,
+            "complete": state.complete,
+        }
+        replace_manifest(self.folder, saved, facts)
+        return saved
+
+    def _manifest(self) -> dict[str, Any]:
+        """Empty if there is none of use."""
+        try:
+            manifest = read_manifest(self.folder)
+        except (OSError, ValueError):
+            return {}
+        return manifest if manifest.get("format") == FORMAT and {"model", "fingerprint"} <= manifest.keys() else {}
