@@ -1,13 +1,14 @@
 """Spans of many passages -> answers: overlaps dropped, equal texts merged, ranked, and "no answer" among them.
 
-Spans of different passages are compared by their margin: span_score - null_score of their passage, the model's log-odds of
-that span against "this passage holds no answer". An answer's score is the probability 1 / (1 + exp(-margin)).
+Spans of different passages are compared by their log-odds: the margin, span_score - null_score of their passage, which is
+the model's log-odds of that span against "this passage holds no answer", and a prior, at most 0, for how much better than
+the span's passage the best one was retrieved. An answer's score is the probability 1 / (1 + exp(-log_odds)).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,11 @@ class Candidate:
     start_char: int
     end_char: int
     margin: float
+    prior: float = 0.0
+
+    @property
+    def log_odds(self) -> float:
+        return self.margin + self.prior
 
     @property
     def text(self) -> str:
@@ -54,9 +60,23 @@ class Candidate:
         return first_page(self.document) + before.count("\f")
 
 
-def probability(margin: float) -> float:
-    """1 / (1 + exp(-margin)), without overflow."""
-    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
+def probability(log_odds: float) -> float:
+    """1 / (1 + exp(-log_odds)), without overflow."""
+    return 1 / (1 + math.exp(-log_odds)) if log_odds >= 0 else math.exp(log_odds) / (1 + math.exp(log_odds))
+
+
+def priors(documents: Sequence[Document], weight: float) -> list[float]:
+    """What each of a question's passages is behind the best retrieved, in log-odds: weight x (score / best score - 1).
+
+    BERTserini (Yang et al. 2019, arXiv 1902.01718) interpolates the two scores; here the retrieval score is first made a
+    share of the question's best one, so that one weight serves BM25, cosines and fused scores. A negative score counts as 0.
+    Where a passage has no score, or none is above 0, all are 0.
+    """
+    scores = [d.score for d in documents if d.score is not None]
+    best = max(scores, default=0.0)
+    if len(scores) < len(documents) or best <= 0:
+        return [0.0] * len(documents)
+    return [weight * (max(score, 0.0) / best - 1) for score in scores]
 
 
 def rank_answers(
@@ -64,14 +84,14 @@ def rank_answers(
 ) -> list[ExtractedAnswer]:
     """The best answers to a query, best first.
 
-    :param candidates: spans of all passages, in the passages' order; of equal margins the earlier one wins.
+    :param candidates: spans of all passages, in the passages' order; of equal log-odds the earlier one wins.
     :param top_k: most answers, "no answer" not counted.
     :param no_answer: whether to add an answer whose data is None and whose score is 1 - the best answer's score. It comes
-        first if null_score - span_score exceeds `null_threshold` for every span (the SQuAD 2.0 rule), and else at its
-        score's place below the best answer.
+        first if the log-odds of every span are below -`null_threshold` (for one passage, the SQuAD 2.0 rule: null_score -
+        span_score exceeds it), and else at its score's place below the best answer.
     """
-    ranked = sorted(candidates, key=lambda c: -c.margin)
-    best = ranked[0].margin if ranked else -math.inf
+    ranked = sorted(candidates, key=lambda c: -c.log_odds)
+    best = ranked[0].log_odds if ranked else -math.inf
     merged: dict[str, list[Candidate]] = {}
     for candidate in _without_overlaps(ranked):
         merged.setdefault(normalise_answer(candidate.text) or candidate.text.lower(), []).append(candidate)
@@ -99,7 +119,7 @@ def _answer(query: str, places: list[Candidate]) -> ExtractedAnswer:
     context, offset = _context(best)
     return ExtractedAnswer(
         query=query,
-        score=probability(best.margin),
+        score=probability(best.log_odds),
         data=best.text,
         document=best.document,
         document_offset=ExtractedAnswer.Span(best.start_char, best.end_char),
@@ -123,7 +143,7 @@ def _place(candidate: Candidate) -> dict[str, Any]:
         "page_number": candidate.page_number,
         "start_char": start,
         "end_char": end,
-        "score": probability(candidate.margin),
+        "score": probability(candidate.log_odds),
     }
 
 

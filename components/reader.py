@@ -14,7 +14,7 @@ import numpy as np
 from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
 from numpy.typing import NDArray
 
-from needle.components.answers import Candidate, rank_answers
+from needle.components.answers import Candidate, priors, rank_answers
 from needle.components.engines import DType, Engine, EngineName, open_engine
 from needle.components.micro_batcher import MicroBatcher
 from needle.components.passages import trimmed
@@ -73,6 +73,7 @@ class MiniLMReader:
         top_k: int = 5,
         no_answer: bool = True,
         null_threshold: float = 0.0,
+        retrieval_weight: float = 6.0,
         max_answer_tokens: int = 30,
         max_seq_len: int = 384,
         stride: int = 128,
@@ -87,6 +88,8 @@ class MiniLMReader:
         :param document_store: where the passages' token ids are kept; those that it lacks are tokenised when read.
         :param top_k: most answers to a question. no_answer: whether "no answer" is added to them (data None).
         :param null_threshold: "no answer" comes first when null_score - span_score is above this for every span.
+        :param retrieval_weight: how much the retrieval score counts beside the reader's (see `answers.priors`); 0 for not at
+            all. It matters only where a question has passages with different scores.
         :param max_answer_tokens: longest span. spans_per_window: how many spans of a window may become answers.
         :param max_seq_len: tokens in a window, question included. stride: tokens that neighbouring windows share.
         :param batch_tokens: tokens in a batch of windows; None for what suits the engine.
@@ -98,6 +101,7 @@ class MiniLMReader:
         """
         at_least = [
             ("top_k", top_k, 0),
+            ("retrieval_weight", retrieval_weight, 0),
             ("max_answer_tokens", max_answer_tokens, 1),
             ("max_seq_len", max_seq_len, 2 * MIN_PASSAGE_TOKENS),
             ("stride", stride, 0),
@@ -114,6 +118,7 @@ class MiniLMReader:
         self.top_k = top_k
         self.no_answer = no_answer
         self.null_threshold = null_threshold
+        self.retrieval_weight = retrieval_weight
         self.max_answer_tokens = max_answer_tokens
         self.max_seq_len = max_seq_len
         self.stride = stride
@@ -146,6 +151,7 @@ class MiniLMReader:
             top_k=self.top_k,
             no_answer=self.no_answer,
             null_threshold=self.null_threshold,
+            retrieval_weight=self.retrieval_weight,
             max_answer_tokens=self.max_answer_tokens,
             max_seq_len=self.max_seq_len,
             stride=self.stride,
@@ -279,16 +285,21 @@ class MiniLMReader:
         engine: Engine,
     ) -> list[list[Candidate]]:
         """Every question's spans in its passages, in the passages' order."""
-        pairs = [(q, d) for q, docs in enumerate(documents) for d in docs if d.content and d.content.strip()]
-        passages = self._passage_tokens([document for _, document in pairs], tokenizer)
-        pair, margin, start, end = self._spans([questions[q] for q, _ in pairs], passages, tokenizer, engine)
-        question = np.array([q for q, _ in pairs], np.int32)[pair]
+        pairs = [
+            (q, document, prior)
+            for q, docs in enumerate(documents)
+            for document, prior in zip(docs, priors(docs, self.retrieval_weight), strict=True)
+            if document.content and document.content.strip()
+        ]
+        passages = self._passage_tokens([document for _, document, _ in pairs], tokenizer)
+        pair, margin, start, end = self._spans([questions[q] for q, _, _ in pairs], passages, tokenizer, engine)
+        question = np.array([q for q, _, _ in pairs], np.int32)[pair]
         candidates: list[list[Candidate]] = [[] for _ in questions]
         for i in _best_of_each(question, margin, MAX_SPANS):
-            query_index, document = pairs[pair[i]]
+            query_index, document, prior = pairs[pair[i]]
             offsets = passages[pair[i]].offsets
             bounds = trimmed(document.content or "", int(offsets[start[i], 0]), int(offsets[end[i] - 1, 1]))
-            candidate = Candidate(document, *bounds, float(margin[i]))
+            candidate = Candidate(document, *bounds, float(margin[i]), prior)
             # A heading and the words below it are no answer, though the model, which sees no line breaks, may think so.
             if candidate.text and "\n\n" not in candidate.text:
                 candidates[query_index].append(candidate)

@@ -62,7 +62,7 @@ class StoreRetriever:
             raise ValueError(f"{type(self).__name__} needs a query or a list of queries; both are None.")
         filters = self.filters if filters is None else filters
         top_k = self.top_k if top_k is None else top_k
-        _check_top_k(top_k)
+        check_top_k(top_k)
         asked = [*([] if query is None else [query]), *(queries or [])]
         found = self._search(asked, filters, top_k) if asked else []
         outputs: dict[str, Any] = {} if query is None else {"documents": found[0]}
@@ -113,7 +113,7 @@ class BM25Retriever(StoreRetriever):
         """
         if variant not in ("okapi", "l", "plus"):
             raise ValueError(f"variant must be 'okapi', 'l' or 'plus', not {variant!r}.")
-        _check_top_k(top_k)
+        check_top_k(top_k)
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters
@@ -139,7 +139,7 @@ class DenseRetriever(StoreRetriever):
     those that are new; their `score` is the cosine or dot product.
     """
 
-    parameters = ("model", "top_k", "filters", "similarity", "device")
+    parameters = ("model", "top_k", "filters", "similarity", "device", "approximate_from")
 
     def __init__(
         self,
@@ -149,25 +149,29 @@ class DenseRetriever(StoreRetriever):
         filters: dict[str, Any] | None = None,
         similarity: Similarity | None = None,
         device: str | None = None,
+        approximate_from: int | None = 1_000_000,
     ):
         """
         :param model: a sentence-transformers model, folder or hub id; None takes the one that the store's passages were
             embedded with, or `embedder.DEFAULT_EMBEDDER`.
         :param top_k: most passages returned for a question. filters: Haystack filters, applied before the cut.
         :param similarity: "cosine" or "dot"; None takes what the model was made for.
-        :param device: for the model: "cpu", "cuda", ...; None takes a GPU if there is one.
+        :param device: "cpu", "cuda", ...; None takes a GPU for the model, if there is one, and the CPU for the search.
+        :param approximate_from: from this many vectors on, the search may pass over a few of the best, if faiss is installed
+            (`pip install needle-qa[faiss]`); None: it is always exact.
         :raises ValueError: if top_k is negative or the similarity unknown.
         """
         if similarity not in (None, "cosine", "dot"):
             raise ValueError(f"similarity must be 'cosine' or 'dot', not {similarity!r}.")
-        _check_top_k(top_k)
+        check_top_k(top_k)
         self.document_store = document_store
         self.model = model
         self.top_k = top_k
         self.filters = filters
         self.similarity = similarity
         self.device = device
-        self._index = VectorStoreIndex(document_store, model, similarity, device)
+        self.approximate_from = approximate_from
+        self._index = VectorStoreIndex(document_store, model, similarity, device, approximate_from)
 
     def update(self, progress: Progress | None = None, anew: bool = False) -> None:
         """`warm_up`, with progress told; anew: embed all passages, whatever model those that there are come from.
@@ -181,6 +185,7 @@ class DenseRetriever(StoreRetriever):
         return self._index.search(lambda index, among: index.search(vectors, top_k, among), filters)
 
 
-def _check_top_k(top_k: int) -> None:
+def check_top_k(top_k: int) -> None:
+    """:raises ValueError: if it is negative."""
     if top_k < 0:
         raise ValueError(f"top_k must be at least 0, not {top_k}.")

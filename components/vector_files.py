@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from needle.components.embedder import DEFAULT_EMBEDDER, Embedder, Similarity
 from needle.components.segments import read_manifest, replace_manifest
 from needle.components.store import SQLiteDocumentStore
-from needle.components.store_index import State, StoreIndex
+from needle.components.store_index import Progress, State, StoreIndex
 from needle.components.vectors import VectorIndex, VectorSegment
 from needle.data.errors import StoreError
 
@@ -29,9 +30,11 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         model: str | None = None,
         similarity: Similarity | None = None,
         device: str | None = None,
+        approximate_from: int | None = None,
     ):
         """:param model: a folder or a hub id; None takes the one that the store's vectors were made with, or the default."""
         super().__init__(store)
+        self._approximate_from = approximate_from
         self._model, self._similarity, self._device = model, similarity, device
         self._embedder: Embedder | None = None
 
@@ -43,12 +46,25 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
     def embedder(self) -> Embedder:
         """The model."""
         if self._embedder is None:
-            model = self._model or self._manifest().get("model", DEFAULT_EMBEDDER)
+            model = self._model or self.saved_model or DEFAULT_EMBEDDER
             self._embedder = Embedder(model, self._similarity, self._device)
         return self._embedder
 
+    @property
+    def saved_model(self) -> str | None:
+        """The model that the store's vectors were made with; None if there are none."""
+        return self._manifest().get("model")
+
     def _new(self) -> VectorIndex:
-        return VectorIndex()
+        return self._index([])
+
+    def _index(self, segments: list[VectorSegment], removed_rows: NDArray[np.int64] | None = None) -> VectorIndex:
+        gpu = self._device if self._device is not None and self._device.startswith("cuda") else None
+        return VectorIndex(segments, removed_rows, gpu, self._approximate_from)
+
+    def update(self, progress: Progress | None = None, anew: bool = False) -> None:
+        super().update(progress, anew)
+        self.current().index.build_graphs()
 
     def _add(self, index: VectorIndex, rows: list[int], texts: list[str]) -> None:
         index.add(rows, self.embedder.passages(texts))
@@ -69,7 +85,7 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
             segments = [VectorSegment.load(self.folder / name) for name in manifest["segments"]]
             if len({s.vectors.shape[1] for s in segments}) > 1:
                 return None
-            index = VectorIndex(segments, np.array(manifest["removed_rows"], np.int64))
+            index = self._index(segments, np.array(manifest["removed_rows"], np.int64))
             return State(index, str(manifest["revision"]), bool(manifest["complete"]))
         except Exception:  # damage has many faces
             return None

@@ -148,7 +148,7 @@ def status(store: Store, model: Model = None, as_json: AsJson = False) -> None:
             return
         files = facts.pop("files")
         for name, value in {"files": len(files), **facts}.items():
-            out.print(plain(f"{name.replace('_', ' '):20}  {value}"))
+            out.print(plain(f"{name.replace('_', ' '):20}  {'none' if value is None else value}"))
         for path, passages in files.items():
             out.print(plain(f"{count(passages, 'passage'):>20}  {path}"))
 

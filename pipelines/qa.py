@@ -26,6 +26,7 @@ from needle.components.passages import PassageSplitter, PassageWriter
 from needle.components.reader import check_query
 from needle.components.retrievers import DenseRetriever, StoreRetriever
 from needle.components.store import IndexedFile, SQLiteDocumentStore
+from needle.components.vector_files import VectorStoreIndex
 from needle.data import SHIPPED_READER
 from needle.data.errors import PipelineError, QueryError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
@@ -202,14 +203,16 @@ class QA:
         return len(set(gone))
 
     def status(self) -> dict[str, Any]:
-        """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`, and
-        `passages_with_tokens`, those whose tokens are kept for that reader."""
+        """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`,
+        `passages_with_tokens`, those whose tokens are kept for that reader, and `embedder`, the model whose vectors of
+        passages are kept, None if there are none."""
         return {
             "files": {path: file.passages for path, file in self.store.files().items()},
             "passages": self.store.count_documents(),
             "passages_with_tokens": self.store.count_tokens(self._writer.tokenizer().fingerprint),
             "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
             "reader": self._writer.model or f"{SHIPPED_READER.name} (shipped)",
+            "embedder": VectorStoreIndex(self.store).saved_model,
         }
 
     def ask(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> Result:

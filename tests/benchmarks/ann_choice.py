@@ -8,6 +8,7 @@ a section each: a random sample of the file's or, when it holds fewer, all of th
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ from results import record, table
 from threadpoolctl import threadpool_limits
 from usearch.index import Index as USearchIndex
 from usearch.index import search as usearch_exact
+
+from needle.components.vectors import VectorIndex
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -147,6 +150,21 @@ def usearch_flat(kind: str) -> Callable[[Vectors], Built]:
     return build
 
 
+def needle_exact(vectors: Vectors) -> Built:
+    index = VectorIndex()
+    index.add(range(len(vectors)), vectors)
+
+    def search(questions: Vectors, n: int) -> Rows:
+        every = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(every)[:n])  # it takes as many threads as it may use cores
+        try:
+            return np.stack([rows for rows, _ in index.search(questions, TOP_K)])
+        finally:
+            os.sched_setaffinity(0, every)
+
+    return Built(sum(array.nbytes for segment in index.segments for array in segment.arrays().values()), search)
+
+
 # Approximate
 
 
@@ -189,6 +207,7 @@ def usearch_hnsw(kind: str) -> Callable[[Vectors], Built]:
 
 CODES = faiss.ScalarQuantizer
 CANDIDATES: dict[str, Callable[[Vectors], Built]] = {
+    "exact: needle, int8 scanned, float16 scored": needle_exact,
     "exact: numpy float32": numpy_float32,
     "exact: faiss Flat float32": faiss_flat(None),
     "exact: faiss SQ fp16": faiss_flat(CODES.QT_fp16),

@@ -32,7 +32,7 @@ DISTANCES = {
     "-log(rank)": lambda score: -np.log(np.arange(1, len(score) + 1)),
 }
 
-paths, n = sys.argv[1:-1], int(sys.argv[-1])
+paths, n = sys.argv[2:-1], int(sys.argv[-1])
 reader = MiniLMReader(top_k=0)
 candidates: list = []
 rank_answers, reader_module.rank_answers = (
@@ -40,7 +40,7 @@ rank_answers, reader_module.rank_answers = (
     lambda query, found, *_: candidates.append(list(found)) or [],
 )
 sections = []
-for name in ("bm25_qa", "dense_qa", "hybrid_qa"):
+for name in sys.argv[1].split(","):
     judged = []  # for each question: margins, each passage's place, distances by name, f1, exact match
     for path in paths:
         everything = read_squad(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from needle.components.embedder import DEFAULT_EMBEDDER, _source
 from needle.data.errors import PipelineError
 from needle.pipelines.loading import DEFINITIONS, load_pipeline
 
@@ -57,6 +59,43 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def store(folder) -> Path:
     return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dense")
+    (folder / "tarn.txt").write_text(TARN)
+    done = needle("index", "tarn.txt", "--store", "store", "--retriever", "hybrid", cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 file indexed (1 passage), 0 unchanged, 0 skipped\n", "")
+    return folder
+
+
+class TestRetrievers:
+    @pytest.mark.parametrize("retriever", ["dense", "hybrid"])
+    def test_asking_by_vectors(self, embedded, retriever):
+        question = "Which person looked after it?"  # BM25 finds nothing: no word of it is in the passage
+        done = needle("ask", question, "--store", "store", "--retriever", retriever, "--json", cwd=embedded)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["answers"][0]["answer"] == "Ezra Whitcombe"
+        assert json.loads(needle("ask", question, "--store", "store", "--json", cwd=embedded).stdout)["answers"] == []
+
+    def test_the_embedding_model_is_named_and_can_be_changed(self, embedded):
+        status = json.loads(needle("status", "--store", "store", "--json", cwd=embedded).stdout)
+        assert status["embedder"] == DEFAULT_EMBEDDER
+        shutil.copytree(_source(DEFAULT_EMBEDDER), embedded / "model", dirs_exist_ok=True)
+        prompts = {"prompts": {"query": "query: ", "document": ""}}
+        (embedded / "model" / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+        told = refused("ask", KEEPER, "--store", "store", "--retriever", "dense", "--embedder", "model", cwd=embedded)
+        assert "needle index --re-embed --embedder 'model' --store 'store'" in told
+        done = needle("index", "--re-embed", "--embedder", "model", "--store", "store", cwd=embedded)
+        assert (done.returncode, done.stdout) == (0, "0 files indexed (0 passages), 0 unchanged, 0 skipped\n"), done.stderr
+        assert json.loads(needle("status", "--store", "store", "--json", cwd=embedded).stdout)["embedder"] == "model"
+
+    def test_what_does_not_go_together(self, store):
+        told = refused("ask", KEEPER, "--store", store, "--retriever", "dense", "--pipeline", "bm25_qa")
+        assert "either by --retriever or by --pipeline" in told
+        assert "'vectors' is not one of" in refused("ask", KEEPER, "--store", store, "--retriever", "vectors", code=2)
+        assert "There is no store in 'nowhere'" in refused("index", "--re-embed", "--store", "nowhere")
 
 
 class TestIndex:

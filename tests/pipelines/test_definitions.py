@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from haystack import Document, Pipeline
 from haystack.core.errors import DeserializationError
@@ -44,6 +45,38 @@ def test_they_run_as_haystack_pipelines(tmp_path, monkeypatch):
     many = asking.run({"retriever": {"queries": [query] * 2}, "reader": {"queries": [query] * 2}})
     assert [a[0].data for a in many["reader"]["answers_per_query"]] == ["Ezra Whitcombe"] * 2
     assert Path("needle-store/needle.sqlite").is_file()
+
+
+def test_a_cross_encoder_re_ranks(tmp_path):
+    """Its weights are random: what counts is that its order, and no other, is what the reader and the answers get."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "capital", "france", "berlin", "germany"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "ranker")
+    config = transformers.BertConfig(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=1
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "ranker")
+    definition = (
+        (DEFINITIONS / "rerank_qa.yaml")
+        .read_text()
+        .replace("cross-encoder/ms-marco-MiniLM-L-6-v2", str(tmp_path / "ranker"))
+    )
+    (tmp_path / "mine.yaml").write_text(definition)
+    contents = ["Paris is the capital of France.", "Berlin is the capital of Germany.", "Rome is a city."]
+    qa = QA.from_documents([Document(content=content) for content in contents], tmp_path / "mine.yaml")
+    query = "What is the capital of France?"
+    found = qa.pipeline.run(
+        {"bm25": {"query": query}, "dense": {"query": query}, "ranker": {"query": query}, "reader": {"query": query}},
+        include_outputs_from={"ranker", "fusion"},
+    )
+    ranked = found["ranker"]["documents"]
+    expected = qa.pipeline.get_component("ranker").run(query=query, documents=found["fusion"]["documents"])["documents"]
+    assert [(d.content, d.score) for d in ranked] == [(d.content, d.score) for d in expected]
+    assert {d.content for d in ranked} == set(contents)
+    results = qa.ask_many([query, query])
+    assert [r.answers[0].data for r in results] == ["Paris", "Paris"]
+    by_content = {d.content: d.score for d in ranked}
+    assert results[0].answers[0].meta["retrieval_score"] == pytest.approx(by_content[contents[0]])
 
 
 async def test_they_run_asynchronously(tmp_path):
