@@ -23,7 +23,7 @@ def available_cores() -> int:
 
 def in_threads(function: Callable[..., R], jobs: Sequence[tuple[Any, ...]]) -> list[R]:
     """What the function gives for each job's arguments, in order; a single job stays in this thread."""
-    if len(jobs) == 1 or available_cores() == 1:
+    if len(jobs) <= 1 or available_cores() == 1:
         return [function(*job) for job in jobs]
     with ThreadPoolExecutor(min(available_cores(), len(jobs))) as pool:
         return list(pool.map(lambda job: function(*job), jobs))

@@ -38,6 +38,7 @@ TIMED = 5.0  # seconds of questions, one at a time
 SAMPLE = 20_000  # vectors of the build that a larger one's time is estimated from
 SETTINGS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
 THREADS = 2
+HAYSTACK_MOST = 200_000
 
 
 @dataclass
@@ -252,6 +253,29 @@ def settled(built: Built, questions: Vectors, truth: Rows) -> tuple[int | None, 
     return setting, reached
 
 
+def haystack_row(vectors: Vectors, questions: Vectors, truth: Rows) -> list[object]:
+    """Haystack's in-memory store keeps lists of Python's numbers: a few questions tell its time, a million do not fit."""
+    from haystack import Document
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    name = "exact: Haystack, InMemoryDocumentStore"
+    if len(vectors) > HAYSTACK_MOST:
+        return [name, "left out", "-", "-", "-", "-", "-"]
+    store = InMemoryDocumentStore(embedding_similarity_function="dot_product")
+    started = time.perf_counter()
+    for first in range(0, len(vectors), 10_000):
+        rows = range(first, min(first + 10_000, len(vectors)))
+        store.write_documents([Document(id=str(i), embedding=vectors[i].tolist()) for i in rows])
+    built = time.perf_counter() - started
+    single, found = [], []
+    for question in questions[:5]:
+        started = time.perf_counter()
+        found.append([int(d.id) for d in store.embedding_retrieval(question.tolist(), top_k=TOP_K)])
+        single.append(time.perf_counter() - started)
+    reached = recall(np.array(found), truth[:5])
+    return [name, "-", f"{reached:.3f}", f"{built:,.1f}", "-", f"{1000 * float(np.median(single)):,.0f}", "-"]
+
+
 def times(built: Built, questions: Vectors) -> tuple[float, float]:
     """Milliseconds a question on one thread: one at a time (median), and all in one call."""
     with threads(1):
@@ -273,7 +297,8 @@ def times(built: Built, questions: Vectors) -> tuple[float, float]:
 TEXT = """{n:,} vectors of {d} numbers, {made}; {questions} real questions. Setting: the smallest nprobe, efSearch or
 expansion_search with recall@{k} of {recall} or more against exact float32, the largest tried if none reaches it. Building
 has {threads} threads, searching one; a batch is all questions in one call. Graphs that would take over {limit:.0f} s,
-reckoned from one of {sample:,} vectors, are left out. IVF has 4 sqrt(n) lists.
+reckoned from one of {sample:,} vectors, are left out. IVF has 4 sqrt(n) lists. Haystack answers five questions, and is left
+out above {haystack_most:,} vectors, whose numbers it keeps as Python's own.
 
 {table}
 """
@@ -282,6 +307,7 @@ reckoned from one of {sample:,} vectors, are left out. IVF has 4 sqrt(n) lists.
 def measure(vectors: Vectors, questions: Vectors) -> Iterable[list[object]]:
     with threads(THREADS):
         truth = numpy_float32(vectors).search(questions, THREADS)
+    yield haystack_row(vectors, questions, truth)
     for name, build in CANDIDATES.items():
         if "HNSW" in name and len(vectors) > SAMPLE:
             with threads(THREADS):
@@ -324,6 +350,7 @@ def main(vectors_file: str, questions_file: str, *counts: str) -> None:
             threads=THREADS,
             limit=BUILD_LIMIT,
             sample=SAMPLE,
+            haystack_most=HAYSTACK_MOST,
             table=table(header, rows),
         )
         command = f"python tests/benchmarks/ann_choice.py {vectors_file} {questions_file} {n}"

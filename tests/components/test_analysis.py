@@ -3,7 +3,10 @@
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from needle.components import analysis
 from needle.components.analysis import STOP_WORDS, Analyzer
 
 PLAIN = Analyzer(stop_words=False, stem=False)
@@ -111,3 +114,28 @@ def test_many_threads_may_use_one_analyzer():
         thread.join()
     assert wrong == []
     assert analyzer.terms(texts[0]) == expected.terms(texts[0])
+
+
+def decoded(texts: list[str], analyzer: Analyzer, vocabulary: dict[str, int]) -> list[list[str]]:
+    ids, lengths = analyzer.encode(texts, vocabulary)
+    terms = list(vocabulary)
+    ends = lengths.cumsum().tolist()
+    return [[terms[i] for i in ids[end - length : end]] for end, length in zip(ends, lengths.tolist(), strict=True)]
+
+
+class TestEncode:
+    @given(texts=st.lists(st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("a thé\x00_İ東 \n")), max_size=8))
+    @pytest.mark.parametrize("analyzer", [Analyzer(), PLAIN], ids=["default", "plain"])
+    def test_it_gives_the_terms_of_each_text(self, analyzer, texts):
+        assert decoded(texts, analyzer, {}) == [analyzer.terms(text) for text in texts]
+
+    def test_terms_get_the_next_ids_in_the_order_in_which_they_occur(self):
+        vocabulary = {"old": 0}
+        ids, lengths = PLAIN.encode(["new old", "", "newer new"], vocabulary)
+        assert vocabulary == {"old": 0, "new": 1, "newer": 2}
+        assert (ids.tolist(), lengths.tolist()) == ([1, 0, 2, 1], [2, 0, 2])
+
+    def test_more_texts_than_are_analysed_at_once(self, monkeypatch):
+        monkeypatch.setattr(analysis, "_AT_ONCE", 3)
+        texts = [f"text number {i}" for i in range(10)]
+        assert decoded(texts, PLAIN, {}) == [["text", "number", str(i)] for i in range(10)]

@@ -5,7 +5,7 @@ import math
 import pytest
 from haystack import Document
 
-from needle.components.answers import Candidate, probability, rank_answers
+from needle.components.answers import Candidate, priors, probability, rank_answers
 
 
 def span(document: Document, text: str, margin: float) -> Candidate:
@@ -23,6 +23,35 @@ def test_answers_are_ranked_by_margin_with_probabilities():
     assert [a.score for a in found] == [pytest.approx(1 / (1 + math.exp(-m))) for m in (3.0, 2.0)]
     assert probability(-1000) == 0
     assert probability(1000) == 1
+
+
+def test_an_answer_from_a_passage_retrieved_with_a_lower_score_counts_for_less():
+    found = [span(MOON, "20 July 1969", 2.0), span(RACE, "Armstrong", 3.0)]
+    behind = [found[0], Candidate(RACE, found[1].start_char, found[1].end_char, margin=3.0, prior=-1.5)]
+    answers = rank_answers("q", behind, 5, True, 0.0)
+    assert [a.data for a in answers] == ["20 July 1969", "Armstrong", None]
+    assert [a.score for a in answers[:2]] == [pytest.approx(probability(2.0)), pytest.approx(probability(1.5))]
+    assert answers[1].meta["places"][0]["score"] == answers[1].score
+    assert rank_answers("q", [Candidate(MOON, 0, 6, margin=1.0, prior=-1.5)], 5, True, 0.0)[0].data is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([20.0, 10.0, 5.0], [0.0, -3.0, -4.5]),
+        ([0.5, 0.8], [-2.25, 0.0]),  # in whatever order
+        ([0.5, -0.2], [0.0, -6.0]),  # below 0 is no worse than nothing
+        ([3.0], [0.0]),
+        ([3.0, 3.0], [0.0, 0.0]),
+        ([-1.0, -2.0], [0.0, 0.0]),
+        ([0.0, 0.0], [0.0, 0.0]),
+        ([2.0, None], [0.0, 0.0]),
+        ([], []),
+    ],
+)
+def test_what_a_passage_is_behind_the_best_retrieved(scores, expected):
+    documents = [Document(content=str(i), score=score) for i, score in enumerate(scores)]
+    assert priors(documents, 6.0) == pytest.approx(expected)
 
 
 def test_equal_texts_are_one_answer_that_lists_every_place():

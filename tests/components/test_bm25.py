@@ -176,6 +176,20 @@ class TestTopK:
         # Plus scores every passage above 0, but that is no match.
         assert index_of("a", "b").scorer("plus").top_k(["a"], 10)[0].tolist() == [1]
 
+    @pytest.mark.parametrize("k", [3, 1500])  # kept in order while scoring, and sorted afterwards
+    def test_many_queries_find_what_each_finds_alone(self, k):
+        index = index_of(*(f"w{i % 7} x{i % 11} y{i}" for i in range(2000)))
+        index.add([5000], [["w1", "x1"]])
+        index.mark_removed(np.arange(1, 2000, 13))
+        queries = [[f"w{i % 9}", f"x{i % 5}", "unknown"] for i in range(40)] + [[]]
+        among = np.arange(0, 6000, 2)
+        for subset in (None, among):
+            together = index.scorer().top_k_many(queries, k, subset)
+            for query, (rows, scores) in zip(queries, together, strict=True):
+                alone_rows, alone_scores = index.scorer().top_k(query, k, subset)
+                assert (rows.tolist(), scores.tolist()) == (alone_rows.tolist(), alone_scores.tolist())
+        assert index.scorer().top_k_many([], k) == []
+
     def test_a_match_counts_whatever_its_score(self):
         index = index_of("a", "a")  # the idf of a term in most passages is negative or 0
         rows, scores = index.scorer().top_k(["a"], 10)

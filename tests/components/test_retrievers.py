@@ -176,6 +176,30 @@ class TestCut:
         assert len(find(retriever, "honey", filters=only_bad, top_k=10)) == 5
         assert find(retriever, "mountain", filters=only_bad) == []
 
+    def test_a_filters_rows_are_read_once_until_the_store_changes(self, store, monkeypatch):
+        """Reading the meta of a million passages takes longer than searching them."""
+        read: list[Any] = []
+        rows = SQLiteDocumentStore.rows
+
+        def counting(self: SQLiteDocumentStore, filters: dict[str, Any] | None = None) -> Any:
+            read.append(filters)
+            return rows(self, filters)
+
+        monkeypatch.setattr(SQLiteDocumentStore, "rows", counting)
+        retriever, long = BM25Retriever(store), {"field": "meta.length", "operator": ">", "value": 50}
+        assert [find(retriever, "capital", filters=long) for _ in range(3)] == [["berlin"]] * 3
+        assert len(read) == 1
+        store.update_by_filter({"field": "id", "operator": "==", "value": "paris"}, {"length": 99})
+        assert set(find(retriever, "capital", filters=long)) == {"paris", "berlin"}
+        assert len(read) == 2
+        for i in range(40):
+            find(retriever, "capital", filters={"field": "meta.length", "operator": ">", "value": i})
+        assert set(find(retriever, "capital", filters={"field": "meta.length", "operator": ">", "value": 39})) == {
+            "paris",
+            "berlin",
+        }
+        assert len(read) == 42
+
     def test_filters_of_a_run_replace_the_configured_ones(self, store):
         long = {"field": "meta.length", "operator": ">", "value": 50}
         retriever = BM25Retriever(store, filters=long)
