@@ -81,7 +81,8 @@ class Embedder:
         options = {"normalize_embeddings": self.similarity == "cosine", "convert_to_numpy": True, "show_progress_bar": False}
         # Where the CPU has products of bfloat16, they take a third of the time; the cosine with float32's vector is 0.9999.
         faster = self._load().device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        with torch.autocast("cpu", torch.bfloat16, enabled=faster):
+        # One thread at a time: Hugging Face's tokenizers refuse to be set up by two at once.
+        with self._lock, torch.autocast("cpu", torch.bfloat16, enabled=faster):
             return np.asarray(encode(list(texts), **options), np.float32)
 
     def _load(self) -> SentenceTransformer:

@@ -17,6 +17,9 @@ from needle.components.cores import available_cores
 #: Neighbours of a vector, and candidates while its place is looked for.
 _NEIGHBOURS, _BUILD_CANDIDATES = 32, 80
 
+#: Vectors looked at in a search, at the least; of a million made from real ones, 384 gave a recall@10 of 0.98.
+_SEARCH_CANDIDATES = 512
+
 #: Of the vectors that are allowed, the share below which a scan of just these is faster and surer than the graph.
 _LEAST_ALLOWED = 0.1
 
@@ -68,6 +71,6 @@ class Graph:
         import faiss
 
         selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little")) if len(allowed) else None
-        how = faiss.SearchParametersHNSW(efSearch=n, sel=selector)
+        how = faiss.SearchParametersHNSW(efSearch=max(_SEARCH_CANDIDATES, n), sel=selector)
         score, best = self._index.search(queries, n, params=how)
         return np.where(best < 0, 0, best), np.where(best < 0, -np.inf, score)

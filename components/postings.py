@@ -117,10 +117,12 @@ def add_scores(
     """
     positions, counts, lengths = segment
     is_l, k1, delta, constant, factor = parameters
-    n = 0
+    n, n_passages = 0, len(lengths)
     for term in range(len(ranges)):
         for i in range(ranges[term, 0], ranges[term, 1]):
             position = positions[i]
+            if not 0 <= position < n_passages:  # only in a damaged file; nothing else checks it
+                continue
             norm = constant + factor * lengths[position]
             tf = float(counts[i])
             weight = l_weight(tf, norm, k1, delta) if is_l else okapi_weight(tf, norm, k1, delta)

@@ -332,6 +332,16 @@ class TestFolder:
         np.save(file, np.load(file)[:-1])
         assert load_index(tmp_path, "v1") is None
 
+    def test_postings_of_passages_that_are_not_there_are_passed_over(self, tmp_path):
+        """Arrays are not read through when they are loaded; what is wrong in them must not be written anywhere."""
+        save_index(index_of("a b", "a", "c"), tmp_path, "v1", "r1")
+        file = tmp_path / segment_folders(tmp_path)[0] / "positions.npy"
+        positions = np.load(file)
+        positions[0], positions[-1] = -7, 2_000_000_000
+        np.save(file, positions)
+        index, _ = load_index(tmp_path, "v1")
+        assert top(index, "a b c") == [1, 2]
+
     @pytest.mark.parametrize("manifest", ["[]", "null", "{}", '"x"', '{"format": 1, "analyzer": "v1", "segments": 3}'])
     def test_json_that_is_no_manifest(self, tmp_path, manifest):
         (tmp_path / MANIFEST).write_text(manifest)

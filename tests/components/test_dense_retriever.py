@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +215,26 @@ class TestModels:
         embedded.clear()
         assert DenseRetriever(store).run("x") == expected
         assert embedded == []
+
+
+class TestAtOnce:
+    def test_threads_with_one_retriever_while_passages_come_and_go(self, store):
+        retriever, done = DenseRetriever(store, top_k=3), threading.Event()
+        retriever.warm_up()
+
+        def search() -> int:
+            searches = 0
+            while not done.is_set():
+                found = retriever.run(queries=["animals", "mountains"])["documents_per_query"]
+                assert [len(documents) for documents in found] == [3, 3]
+                searches += 1
+            return searches
+
+        with ThreadPoolExecutor() as pool:
+            searches = [pool.submit(search) for _ in range(3)]
+            for i in range(12):
+                store.write_documents([doc(f"n{i}", f"Animal number {i} is small.")])
+                store.delete_documents([f"n{i - 2}"])
+            done.set()
+            assert all(s.result() > 0 for s in searches)
+        assert {"n10", "n11"} <= set(find(retriever, "small animals"))
