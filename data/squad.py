@@ -1,4 +1,4 @@
-"""SQuAD 1.1 and 2.0 JSON (plain or .gz) <-> questions and passages.
+"""SQuAD 1.1 and 2.0 JSON (plain or .gz) -> questions and passages; files of predictions -> answers.
 
 The format: https://rajpurkar.github.io/SQuAD-explorer (Rajpurkar et al. 2016, arXiv 1606.05250; 2018, arXiv 1806.03822).
 """
@@ -42,16 +42,33 @@ def read_squad(path: str | Path) -> list[Question]:
 
     :raises UnreadableFile: if the file is missing, is not JSON, or lacks a field; the message names the file and field.
     """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:
-        raise UnreadableFile(f"'{path}' can't be read as SQuAD JSON: {error}") from error
+    content = _read_json(path, "SQuAD JSON")
     try:
         return list(_questions(content))
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableFile(f"'{path}' is JSON but not in SQuAD's format: {type(error).__name__} {error}") from error
+
+
+def read_predictions(path: str | Path) -> dict[str, str]:
+    """Read answers in the format of SQuAD's official script, an object of question id -> text, "" for no answer.
+
+    :raises UnreadableFile: if the file is missing or not of that format; the message names the file and the entry.
+    """
+    content = _read_json(path, "predictions")
+    if not isinstance(content, dict):
+        raise UnreadableFile(f"'{path}' must hold an object of question id -> answer text, not a {type(content).__name__}.")
+    for id_, text in content.items():
+        if not isinstance(text, str):
+            raise UnreadableFile(f"'{path}': the answer to question '{id_}' is {json.dumps(text)[:80]}, not a text.")
+    return content
+
+
+def _read_json(path: str | Path, kind: str) -> Any:
+    try:
+        raw = Path(path).read_bytes()
+        return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:
+        raise UnreadableFile(f"'{path}' can't be read as {kind}: {error}") from error
 
 
 def _questions(content: dict[str, Any]) -> Iterator[Question]:

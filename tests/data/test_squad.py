@@ -7,7 +7,7 @@ import pytest
 
 from needle.data import SHIPPED_CORPUS
 from needle.data.errors import UnreadableFile
-from needle.data.squad import Question, read_squad
+from needle.data.squad import Question, read_predictions, read_squad
 
 CONTEXT = "Tarn's lighthouse was lit in 1842."
 ANSWERED = {"id": 7, "question": "When?", "answers": [{"text": "1842", "answer_start": 29}] * 2}
@@ -62,4 +62,30 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, data, complaint):
         file.write_bytes(data)
     with pytest.raises(UnreadableFile, match=complaint) as error:
         read_squad(file)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gz"])
+def test_predictions_are_texts_by_question_id(tmp_path, pack):
+    (tmp_path / "predictions").write_bytes(pack('{"7": "1842", "b": "", "c": "café"}'.encode()))
+    assert read_predictions(tmp_path / "predictions") == {"7": "1842", "b": "", "c": "café"}
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (None, "can't be read as predictions: .*No such file"),
+        (b"{", "can't be read as predictions"),
+        (gzip.compress(b"{}" * 1000)[:-9], "can't be read as predictions"),
+        (b'["1842"]', "must hold an object of question id -> answer text, not a list"),
+        (b'{"7": "1842", "b": null}', "the answer to question 'b' is null, not a text"),
+        (b'{"7": {"text": "1842"}}', """the answer to question '7' is {"text": "1842"}, not a text"""),
+    ],
+)
+def test_a_bad_file_of_predictions_is_named_with_its_entry(tmp_path, data, complaint):
+    file = tmp_path / "predictions.json"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(UnreadableFile, match=complaint) as error:
+        read_predictions(file)
     assert str(file) in str(error.value)
