@@ -56,6 +56,13 @@ _MOST_KEPT = 1000
 _QUERIES_A_THREAD = 16
 
 
+def check_parameters(k1: float, b: float, epsilon: float, delta: float | None) -> None:
+    """:raises ValueError: if scores by these could be infinite or no numbers."""
+    for name, value, most in (("k1", k1, np.inf), ("b", b, 1), ("epsilon", epsilon, np.inf), ("delta", delta or 0, np.inf)):
+        if not 0 <= value <= most or value == np.inf:
+            raise ValueError(f"{name} must be a number from 0 {'to 1' if most == 1 else 'on'}, not {value}.")
+
+
 @dataclass(frozen=True)
 class Segment(RowSegment):
     """Postings of some passages.
@@ -73,7 +80,11 @@ class Segment(RowSegment):
 
     def check(self) -> None:
         sizes = len(self.rows), len(self.starts), len(self.counts), self.starts[-1]
-        if sizes != (len(self.lengths), len(self.terms) + 1, len(self.positions), len(self.positions)):
+        fits = sizes == (len(self.lengths), len(self.terms) + 1, len(self.positions), len(self.positions))
+        # The postings are not read through: compiled code checks each position.
+        ascends = self.starts[0] == 0 and (np.diff(self.starts) >= 0).all() and (np.diff(self.terms, prepend=-1) > 0).all()
+        types = {name: array.dtype for name, array in self.arrays().items()}
+        if not fits or not ascends or types != dict.fromkeys(types, np.int32) | {"rows": np.int64, "starts": np.int64}:
             raise ValueError(f"The arrays in '{self.folder}' don't fit together.")
 
     @classmethod

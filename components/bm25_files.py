@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from needle.components.bm25 import BM25Index, Segment
 from needle.components.segments import read_manifest, replace_manifest, sync
 from needle.components.store import SQLiteDocumentStore
 from needle.components.store_index import State, StoreIndex
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 
@@ -35,8 +38,8 @@ class BM25StoreIndex(StoreIndex[BM25Index]):
     def _add(self, index: BM25Index, rows: list[int], texts: list[str]) -> None:
         index.add_texts(rows, texts, self.analyzer)
 
-    def _load(self) -> State[BM25Index] | None:
-        return load_index(self.folder, self.analyzer.key)
+    def _load(self, anew: bool) -> State[BM25Index] | None:
+        return None if anew else load_index(self.folder, self.analyzer.key)
 
     def _write(self, state: State[BM25Index]) -> BM25Index:
         return save_index(state, self.folder, self.analyzer.key)
@@ -54,8 +57,11 @@ def load_index(folder: Path, analyzer: str) -> State[BM25Index] | None:
         if len(vocabulary) != manifest["terms"] or any(s.terms.max(initial=-1) >= len(vocabulary) for s in segments):
             return None
         index = BM25Index(vocabulary, segments, np.array(manifest["removed_rows"], np.int64))
-        return State(index, str(manifest["revision"]), bool(manifest["complete"]))
-    except Exception:  # damage has many faces: ValueError, EOFError, BadZipFile, TokenError, ...
+        return State(index, str(manifest["revision"]), bool(manifest["complete"]), str(manifest["generation"]))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # damage has many faces: ValueError, EOFError, BadZipFile, TokenError, ...
+        logger.warning("The BM25 index in '%s' is damaged and is made anew: %r", folder, error)
         return None
 
 

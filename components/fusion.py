@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Literal
 
 from haystack import Document, component, default_to_dict
@@ -68,7 +69,9 @@ class RankFusion:
         :param top_k: most passages returned for a question.
         :raises ValueError: if a value makes no sense.
         """
-        if not weights or any(not name.isidentifier() or weight < 0 for name, weight in weights.items()):
+        names = [*weights, *(f"{name}_per_query" for name in weights), "top_k"]
+        is_named = weights and len(set(names)) == len(names) and all(map(str.isidentifier, names))
+        if not is_named or not all(isinstance(weight, int | float) and 0 <= weight < inf for weight in weights.values()):
             raise ValueError(f"weights must map names of inputs to numbers that are not negative, unlike {weights!r}.")
         if method not in PARTS:
             raise ValueError(f"method must be 'reciprocal_rank' or 'weighted', not {method!r}.")
@@ -93,6 +96,8 @@ class RankFusion:
         """
         top_k = self.top_k if top_k is None else top_k
         check_top_k(top_k)
+        if unknown := rankings.keys() - {*self.weights, *(f"{name}_per_query" for name in self.weights)}:
+            raise ValueError(f"There are no weights for the inputs {sorted(unknown)}; there are for {list(self.weights)}.")
         outputs: dict[str, Any] = {}
         one = [rankings.get(name) for name in self.weights]
         if any(documents is not None for documents in one):

@@ -51,7 +51,8 @@ def count_alive(terms: Any, starts: Any, positions: Any, alive: Any, df: Any) ->
     for i in range(len(terms)):
         n = 0
         for position in positions[starts[i] : starts[i + 1]]:
-            n += alive[position]
+            if 0 <= position < len(alive):  # else it is of a damaged file; nothing else checks it
+                n += alive[position]
         df[terms[i]] += n
 
 
@@ -75,7 +76,7 @@ def copy_alive(
     for i in range(len(terms)):
         end = ends[terms[i]]
         for j in range(starts[i], starts[i + 1]):
-            if alive[old_positions[j]]:
+            if 0 <= old_positions[j] < len(alive) and alive[old_positions[j]]:
                 positions[end] = new[old_positions[j]]
                 counts[end] = old_counts[j]
                 end += 1
@@ -121,12 +122,12 @@ def add_scores(
     for term in range(len(ranges)):
         for i in range(ranges[term, 0], ranges[term, 1]):
             position = positions[i]
-            if not 0 <= position < n_passages:  # only in a damaged file; nothing else checks it
+            if not 0 <= position < n_passages:  # as above
                 continue
             norm = constant + factor * lengths[position]
             tf = float(counts[i])
             weight = l_weight(tf, norm, k1, delta) if is_l else okapi_weight(tf, norm, k1, delta)
-            if board[position] == UNTOUCHED:
+            if board[position] == UNTOUCHED and n < n_passages:
                 board[position] = everywhere
                 touched[n] = position
                 n += 1

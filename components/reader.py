@@ -177,6 +177,10 @@ class MiniLMReader:
         """
         self._load()
 
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a thread: pipelines that run asynchronously would wait for it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
     def _load(self) -> tuple[PassageTokenizer, Engine]:
         with self._lock:
             if self._loaded is None:

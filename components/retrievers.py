@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Document, component, default_from_dict, default_to_dict
 
 from needle.components.analysis import Analyzer
-from needle.components.bm25 import Variant
+from needle.components.bm25 import Variant, check_parameters
 from needle.components.bm25_files import BM25StoreIndex
 from needle.components.embedder import Similarity
 from needle.components.store import SQLiteDocumentStore
@@ -31,9 +31,13 @@ class StoreRetriever:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
-        parameters = data["init_parameters"]
+        parameters = dict(data["init_parameters"])
         parameters["document_store"] = SQLiteDocumentStore.from_dict(parameters["document_store"])
-        return default_from_dict(cls, data)
+        return default_from_dict(cls, data | {"init_parameters": parameters})
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a thread: pipelines that run asynchronously would wait for it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
 
     def warm_up(self) -> None:
         """Load the index, or build it, bring it up to date, and save it."""
@@ -58,8 +62,8 @@ class StoreRetriever:
         :param filters: Haystack filters, applied before the cut; None takes the configured ones, as it does for top_k.
         :raises ValueError: if there is neither, or top_k is negative.
         """
-        if query is None and queries is None:
-            raise ValueError(f"{type(self).__name__} needs a query or a list of queries; both are None.")
+        if (query is None and queries is None) or isinstance(queries, str):
+            raise ValueError(f"{type(self).__name__} needs a query or a list of queries, not {query!r} and {queries!r}.")
         filters = self.filters if filters is None else filters
         top_k = self.top_k if top_k is None else top_k
         check_top_k(top_k)
@@ -109,7 +113,7 @@ class BM25Retriever(StoreRetriever):
         :param top_k: most passages returned for a question. filters: Haystack filters, applied before the cut.
         :param variant: "okapi", "l" or "plus"; k1, b, epsilon (Okapi) and delta (L: 0.5, Plus: 1) are its parameters.
         :param stop_words: leave English function words out. stem: match words by their English stems.
-        :raises ValueError: if top_k is negative or the variant unknown.
+        :raises ValueError: if top_k is negative, the variant unknown, or a parameter makes no sense.
         """
         if variant not in ("okapi", "l", "plus"):
             raise ValueError(f"variant must be 'okapi', 'l' or 'plus', not {variant!r}.")
@@ -120,6 +124,7 @@ class BM25Retriever(StoreRetriever):
         self.variant = variant
         self.k1, self.b, self.epsilon, self.delta = k1, b, epsilon, delta
         self.stop_words, self.stem = stop_words, stem
+        check_parameters(k1, b, epsilon, delta)
         self._index = BM25StoreIndex(document_store, Analyzer(stop_words, stem))
 
     def update(self, progress: Progress | None = None, anew: bool = False) -> None:
@@ -128,7 +133,7 @@ class BM25Retriever(StoreRetriever):
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
         terms = [self._index.analyzer.terms(query) for query in queries]
         how = self.variant, self.k1, self.b, self.epsilon, self.delta
-        return self._index.search(lambda index, among: index.scorer(*how).top_k_many(terms, top_k, among), filters)
+        return self._index.search(lambda index, among, k: index.scorer(*how).top_k_many(terms, k, among), filters, top_k)
 
 
 @component
@@ -164,6 +169,8 @@ class DenseRetriever(StoreRetriever):
         if similarity not in (None, "cosine", "dot"):
             raise ValueError(f"similarity must be 'cosine' or 'dot', not {similarity!r}.")
         check_top_k(top_k)
+        if approximate_from is not None and approximate_from < 1:
+            raise ValueError(f"approximate_from must be at least 1, or None, not {approximate_from}.")
         self.document_store = document_store
         self.model = model
         self.top_k = top_k
@@ -181,11 +188,13 @@ class DenseRetriever(StoreRetriever):
         self._index.update(progress, anew)
 
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
-        vectors = self._index.embedder.questions(queries)
-        return self._index.search(lambda index, among: index.search(vectors, top_k, among), filters)
+        # The embedder is asked for when the index is there: until then the store's vectors may be another model's.
+        return self._index.search(
+            lambda index, among, k: index.search(self._index.embedder.questions(queries), k, among), filters, top_k
+        )
 
 
 def check_top_k(top_k: int) -> None:
-    """:raises ValueError: if it is negative."""
-    if top_k < 0:
+    """:raises ValueError: if it is negative, or no whole number."""
+    if not isinstance(top_k, int) or top_k < 0:
         raise ValueError(f"top_k must be at least 0, not {top_k}.")

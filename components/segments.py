@@ -3,6 +3,7 @@
 ```
 manifest.json        what belongs together: the store's revision, the segments, the removed rows, what an index adds
 segment-<id>/*.npy   the arrays of a segment
+lock                 held by the process that is saving
 ```
 Files are never changed once the manifest names them, and that is replaced in one step: a reader that has loaded one manifest
 keeps what it mapped, and whenever a writer ends, what is there is whole.
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
+LOCK = "lock"
 
 #: Files that no manifest names may be another process's that is about to; after this many seconds they are litter.
 LITTER_AGE = 60.0
@@ -155,18 +157,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def replace_manifest(folder: Path, index: SegmentedIndex[Any], facts: dict[str, Any], files: Iterable[str] = ()) -> None:
-    """Name what belongs together, then delete what is not needed any more.
+    """Name what belongs together, under a new generation, then delete what is not needed any more.
 
     :param index: its segments are saved in the folder. facts: what else the manifest says. files: what else it needs.
     :raises OSError: if the folder can't be written.
     """
     segments = [segment.folder.name for segment in index.segments]
-    manifest = {**facts, "segments": segments, "removed_rows": index.removed_rows.tolist()}
+    manifest = {**facts, "generation": uuid.uuid4().hex, "segments": segments, "removed_rows": index.removed_rows.tolist()}
     unfinished = folder / f"manifest-{uuid.uuid4().hex}.json"
     unfinished.write_text(json.dumps(manifest), encoding="utf-8")
     sync(unfinished)
     os.replace(unfinished, folder / MANIFEST)
-    needed = {MANIFEST, *segments, *files}
+    needed = {MANIFEST, LOCK, *segments, *files}
     for path in folder.iterdir():
         with suppress(OSError):  # another process deletes it too, or, on Windows, has it mapped: then it goes next time
             if path.name not in needed and time.time() - path.stat().st_mtime > LITTER_AGE:

@@ -11,16 +11,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from haystack import Document
 from numpy.typing import NDArray
 
-from needle.components.segments import SegmentedIndex
+from needle.components.segments import LOCK, SegmentedIndex, read_manifest
 from needle.components.store import SQLiteDocumentStore
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,11 @@ Rows = NDArray[np.int64]
 #: What is told of an update's progress: the number of documents done and of all that are to be added.
 Progress = Callable[[int, int], None]
 
-#: Searches, each undone by a document that is found and then deleted before it can be read, before going without it.
-_ATTEMPTS = 20
+#: Searches, each undone by documents that are found and then deleted before they can be read, before going without them.
+_ATTEMPTS = 10
+
+#: How long to wait for another process that is saving.
+_LOCK_TIMEOUT_S = 60.0
 
 #: Filters whose rows are remembered until the store changes.
 _FILTERS = 16
@@ -40,11 +45,19 @@ _FILTERS = 16
 
 @dataclass(frozen=True)
 class State(Generic[I]):
-    """An index and the revision of the store whose documents it holds; if it is not complete, not all of them yet."""
+    """An index and the revision of the store whose documents it holds; if it is not complete, not all of them yet.
+
+    generation: of the manifest that it was loaded from or saved with, "" if there was none.
+    """
 
     index: I
     revision: str
     complete: bool
+    generation: str = ""
+
+
+class Superseded(Exception):
+    """Another process has saved the index since this one loaded it."""
 
 
 class StoreIndex(Generic[I]):
@@ -75,8 +88,8 @@ class StoreIndex(Generic[I]):
     def _add(self, index: I, rows: list[int], texts: list[str]) -> None:
         raise NotImplementedError
 
-    def _load(self) -> State[I] | None:
-        """What was saved; None if there is none of use: an index can always be made anew."""
+    def _load(self, anew: bool) -> State[I] | None:
+        """What was saved, None if there is none of use; anew: only what an interrupted update `anew` has left."""
         raise NotImplementedError
 
     def _write(self, state: State[I]) -> I:
@@ -92,39 +105,42 @@ class StoreIndex(Generic[I]):
         """Bring it up to date and save it; anew: from nothing, whatever there is."""
         if anew:
             with self._lock:
-                self._state = self._updated(State(self._new(), "", False), progress)
+                self._bring_up_to_date(progress, anew)
         self.current(progress)
         self.save()
 
     def current(self, progress: Progress | None = None) -> State[I]:
         """The index as the store now is."""
         state = self._state
-        if state is None or state.revision != self.store.revision:
+        if state is None or not self._is_current(state):
             with self._lock:
-                state = self._state or self._load() or State(self._new(), "", False)
-                if not state.complete or state.revision != self.store.revision:
-                    state = self._updated(state, progress)
-                self._state = state
+                state = self._bring_up_to_date(progress)
         return state
 
     def search(
-        self, find: Callable[[I, Rows | None], list[tuple[Rows, NDArray[Any]]]], filters: dict[str, Any] | None
+        self,
+        find: Callable[[I, Rows | None, int], list[tuple[Rows, NDArray[Any]]]],
+        filters: dict[str, Any] | None,
+        top_k: int,
     ) -> list[list[Document]]:
-        """The documents that `find` finds, with their scores; it is given the index and the rows that match the filters."""
-        for _ in range(_ATTEMPTS):
+        """The documents that `find` finds, with their scores; it is given the index, the rows that match the filters, and
+        how many of them to find for each question."""
+        for attempt in range(_ATTEMPTS):
+            # Where others delete all the time, some of what is found is gone before it can be read: then more is found.
+            wanted = top_k + (2**attempt - 1 if top_k else 0)
             state = self.current()
-            results = find(state.index, self._among(filters, state.revision) if filters else None)
+            results = find(state.index, self._among(filters, state.revision) if filters else None, wanted)
             rows = np.unique(np.concatenate([rows for rows, _ in results] or [np.empty(0, np.int64)]))
             documents = self.store.documents_at(rows)
-            if len(documents) == len(rows):
+            if len(documents) == len(rows) or all(sum(row in documents for row in r.tolist()) >= top_k for r, _ in results):
                 break
-            # A document was deleted or overwritten after the search: search again, as the store now is.
         self.save()  # only now: while it is written, documents that were found could be deleted
         return [
             [
                 replace(documents[row], score=score)
-                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-                if row in documents
+                for row, score in islice(
+                    ((r, s) for r, s in zip(rows.tolist(), scores.tolist(), strict=True) if r in documents), top_k
+                )
             ]
             for rows, scores in results
         ]
@@ -135,8 +151,41 @@ class StoreIndex(Generic[I]):
             return
         with self._lock:
             if self._unsaved and self._state is not None:  # else another thread was faster
-                self._state = self._saved(self._state)
                 self._unsaved = False
+                with suppress(Superseded):  # the next update begins with what the other process has saved
+                    self._state = self._saved(self._state)
+
+    @property
+    def _is_costly(self) -> bool:
+        """Whether what another process has added is rather taken over than added once more."""
+        return self.checkpoint_s is not None
+
+    def _is_current(self, state: State[I]) -> bool:
+        return state.complete and state.revision == self.store.revision
+
+    def _bring_up_to_date(self, progress: Progress | None, anew: bool = False) -> State[I]:
+        while True:
+            base = self._base(anew)
+            try:
+                self._state = base if self._is_current(base) else self._updated(base, progress)
+                return self._state
+            except Superseded:
+                anew = False
+
+    def _base(self, anew: bool) -> State[I]:
+        """What to begin an update with: what another process has saved, or else what there is in memory."""
+        generation, state = self._generation(), self._state
+        if state is not None and not anew and (not self._is_costly or state.generation == generation):
+            return state
+        for _ in range(_ATTEMPTS):
+            if (loaded := self._load(anew)) is not None:
+                return loaded
+            if (later := self._generation()) == generation:
+                break
+            generation = later  # the files that the manifest named went while they were being read
+        if state is not None and not generation and not anew:  # its folder is gone
+            return replace(state, generation="")
+        return State(self._new(), "", False, generation)
 
     def _updated(self, state: State[I], progress: Progress | None) -> State[I]:
         revision, rows = self.store.snapshot()
@@ -145,26 +194,48 @@ class StoreIndex(Generic[I]):
         index = state.index.copy() if self.store.has_revision(state.revision) else self._new()
         index.remove(np.setdiff1d(index.rows, rows, assume_unique=True))
         missing = np.setdiff1d(rows, index.rows, assume_unique=True)
-        done, saved_at = 0, time.monotonic()
+        if progress is None and len(missing) and self._is_costly:
+            logger.info("'%s': %d documents are added before the search.", self.folder, len(missing))
+        state, done, saved_at = State(index, revision, False, state.generation), 0, time.monotonic()
         try:
             for batch in _batches(self.store.contents(missing), self.batch):
-                self._add(index, [row for row, _ in batch], [content for _, content in batch])
+                self._add(state.index, [row for row, _ in batch], [content for _, content in batch])
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(missing))
                 if self.checkpoint_s is not None and time.monotonic() > saved_at + self.checkpoint_s:
-                    index, saved_at = self._saved(State(index, revision, False)).index, time.monotonic()
+                    self._state = state = self._saved(state)
+                    saved_at = time.monotonic()
+        except Superseded:
+            raise
         except BaseException:
-            if self.checkpoint_s is not None:
-                self._saved(State(index, revision, False))
+            if self._is_costly and done:
+                with suppress(Superseded):
+                    self._state = self._saved(state)
             raise
         self._unsaved = True
-        return State(index, revision, done == len(missing))  # less, if documents were deleted meanwhile
+        return replace(state, complete=done == len(missing))  # less, if documents were deleted meanwhile
+
+    def _generation(self) -> str:
+        """Of the manifest that is there now; "" if there is none."""
+        try:
+            return str(read_manifest(self.folder).get("generation", "?"))
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError):
+            return "?"
 
     def _saved(self, state: State[I]) -> State[I]:
+        """
+        :raises Superseded: if another process has saved the index since.
+        """
         try:
-            return replace(state, index=self._write(state))
-        except OSError as error:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / LOCK, timeout=_LOCK_TIMEOUT_S):
+                if self._is_costly and self._generation() != state.generation:
+                    raise Superseded
+                return replace(state, index=self._write(state), generation=self._generation())
+        except (OSError, Timeout) as error:
             logger.warning("'%s' can't be saved beside the store, so it is made anew next time: %s", self.folder.name, error)
             return state
 

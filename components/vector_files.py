@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from needle.components.store_index import Progress, State, StoreIndex
 from needle.components.vectors import VectorIndex, VectorSegment
 from needle.data.errors import StoreError
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
+_FACTS = {"model", "fingerprint", "similarity", "revision", "complete", "generation", "segments", "removed_rows"}
 
 
 class VectorStoreIndex(StoreIndex[VectorIndex]):
@@ -44,16 +48,17 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
 
     @property
     def embedder(self) -> Embedder:
-        """The model."""
-        if self._embedder is None:
-            model = self._model or self.saved_model or DEFAULT_EMBEDDER
-            self._embedder = Embedder(model, self._similarity, self._device)
-        return self._embedder
+        """The model; where none was named, that of the store's vectors, even if another process has changed it."""
+        model = self._model if self._model is not None else self.saved_model or DEFAULT_EMBEDDER
+        embedder = self._embedder
+        if embedder is None or (self._model is None and embedder.model != model):
+            self._embedder = embedder = Embedder(model, self._similarity, self._device)
+        return embedder
 
     @property
     def saved_model(self) -> str | None:
         """The model that the store's vectors were made with; None if there are none."""
-        return self._manifest().get("model")
+        return (self._manifest() or {}).get("model")
 
     def _new(self) -> VectorIndex:
         return self._index([])
@@ -69,12 +74,15 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
     def _add(self, index: VectorIndex, rows: list[int], texts: list[str]) -> None:
         index.add(rows, self.embedder.passages(texts))
 
-    def _load(self) -> State[VectorIndex] | None:
+    def _load(self, anew: bool) -> State[VectorIndex] | None:
         manifest = self._manifest()
-        if not manifest:
+        if manifest is None:
             return None
-        if manifest["fingerprint"] != self.embedder.fingerprint:
-            ours = self.embedder
+        ours = self.embedder
+        same = manifest["fingerprint"] == ours.fingerprint
+        if anew and (manifest["complete"] or not same):
+            return None
+        if not same:
             raise StoreError(
                 f"The passages of the store '{self.store.folder}' were embedded by '{manifest['model']}' "
                 f"({manifest['similarity']}, fingerprint {manifest['fingerprint']}), whose vectors can't be compared with "
@@ -84,10 +92,12 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         try:
             segments = [VectorSegment.load(self.folder / name) for name in manifest["segments"]]
             if len({s.vectors.shape[1] for s in segments}) > 1:
-                return None
+                raise ValueError("the vectors have different lengths")
             index = self._index(segments, np.array(manifest["removed_rows"], np.int64))
-            return State(index, str(manifest["revision"]), bool(manifest["complete"]))
-        except Exception:  # damage has many faces
+            return State(index, str(manifest["revision"]), bool(manifest["complete"]), str(manifest["generation"]))
+        except Exception as error:  # damage has many faces
+            if read_manifest(self.folder)["generation"] == manifest["generation"]:
+                logger.warning("The vectors in '%s' are damaged; all passages are embedded anew: %r", self.folder, error)
             return None
 
     def _write(self, state: State[VectorIndex]) -> VectorIndex:
@@ -105,10 +115,20 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         replace_manifest(self.folder, saved, facts)
         return saved
 
-    def _manifest(self) -> dict[str, Any]:
-        """Empty if there is none of use."""
+    def _manifest(self) -> dict[str, Any] | None:
+        """None if there is none of use.
+
+        :raises StoreError: if it can't be read: that is no reason to embed all passages anew.
+        """
         try:
             manifest = read_manifest(self.folder)
-        except (OSError, ValueError):
-            return {}
-        return manifest if manifest.get("format") == FORMAT and {"model", "fingerprint"} <= manifest.keys() else {}
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"The vectors in '{self.folder}' can't be read: {error}.") from error
+        except ValueError:
+            manifest = {}
+        if manifest.get("format") != FORMAT or not manifest.keys() >= _FACTS:
+            logger.warning("What is in '%s' are no vectors that this needle can use; it makes them anew.", self.folder)
+            return None
+        return manifest

@@ -36,17 +36,33 @@ else:
 
 
 @compiled()
+def _replace_least(best: Any, score: Any, at: int, value: float) -> None:
+    """Take the heap's first entry out and put another one in."""
+    place, n = 0, len(score)
+    while True:
+        child = 2 * place + 1
+        if child >= n:
+            break
+        if child + 1 < n and score[child + 1] < score[child]:
+            child += 1
+        if value <= score[child]:
+            break
+        score[place], best[place] = score[child], best[child]
+        place = child
+    score[place], best[place] = value, at
+
+
+@compiled()
 def scan(
     codes: Any, scale: Any, queries: Any, factor: Any, allowed: Any, begin: int, end: int, best: Any, score: Any
 ) -> None:
-    """Put the best of codes[begin:end] among each query's best, which are in falling order.
+    """Put the best of codes[begin:end] among each query's best, which are a heap: the least of them comes first.
 
     :param codes: (n, w) uint8, `OFFSET` + the vectors' numbers, w a multiple of `STEP`. scale: (n,) float32.
     :param queries: (Q, w) int8. factor: (Q,) float32. The score is scale x factor x the dot product.
     :param allowed: (n,) bool, which vectors count; empty if all do.
     :param best: (Q, c) int64, positions among the n. score: (Q, c) float32, -inf where there is none.
     """
-    last = score.shape[1] - 1
     surplus = np.empty(len(queries), np.int32)
     for query in range(len(queries)):
         total = np.int32(0)
@@ -59,9 +75,5 @@ def scan(
                 if len(allowed) and not allowed[at]:
                     continue
                 value = np.float32(_dot(codes, at, queries[query]) - surplus[query]) * (scale[at] * factor[query])
-                if value > score[query, last]:
-                    rank = last
-                    while rank > 0 and value > score[query, rank - 1]:
-                        score[query, rank], best[query, rank] = score[query, rank - 1], best[query, rank - 1]
-                        rank -= 1
-                    score[query, rank], best[query, rank] = value, at
+                if value > score[query, 0]:
+                    _replace_least(best[query], score[query], at, value)

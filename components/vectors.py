@@ -14,7 +14,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -59,34 +58,43 @@ class VectorSegment(RowSegment):
     scale: Floats
     bounds: Floats
 
-    @cached_property
     def graph(self) -> Graph | None:
         """What it is searched by approximately, if it has been made."""
+        loaded: Graph | None = self.__dict__.get("_graph")
         file = self.folder and self.folder / GRAPH
-        return Graph.load(file) if file and file.exists() and faiss_is_installed() else None
+        if loaded is None and file and file.exists() and faiss_is_installed():
+            loaded = self.__dict__["_graph"] = Graph.load(file, len(self.rows))  # past the frozen dataclass
+        return loaded
 
     def build_graph(self) -> None:
         """Make its graph, beside its arrays, if it has none and faiss is there."""
-        if self.folder is None or (self.folder / GRAPH).exists() or not faiss_is_installed():
+        if self.folder is None or not faiss_is_installed() or self.graph() is not None:
             return
         logger.info("Making a graph of %d vectors, for approximate search; it takes minutes for a million.", len(self.rows))
-        unfinished = self.folder / f"{uuid.uuid4().hex}.faiss"
+        unfinished = self.folder.parent / f"{uuid.uuid4().hex}.faiss"
         Graph.build(self.vectors).save(unfinished)
         sync(unfinished)
         os.replace(unfinished, self.folder / GRAPH)
-        self.__dict__.pop("graph", None)  # the next search loads it
 
     def check(self) -> None:
         n, d = self.vectors.shape
         shapes = self.rows.shape, self.codes.shape, self.scale.shape, self.bounds.shape
-        if shapes != ((n,), (n, _width(d)), (n,), (2,)):
+        if d == 0 or shapes != ((n,), (n, _width(d)), (n,), (2,)):
             raise ValueError(f"The arrays in '{self.folder}' don't fit together.")
 
     @classmethod
     def build(cls, rows: Sequence[int], vectors: NDArray[np.float32] | NDArray[np.float16]) -> VectorSegment:
-        """From (n, d) vectors in the order of `rows`."""
-        halves = vectors.astype(np.float16)
+        """From (n, d) vectors in the order of `rows`.
+
+        :raises ValueError: if d is 0, or a number is none or too large for float16.
+        """
+        with np.errstate(over="ignore"):
+            halves = vectors.astype(np.float16)
         n, d = halves.shape
+        if d == 0:
+            raise ValueError("Vectors need at least one number.")
+        if len(bad := np.flatnonzero(~np.isfinite(halves).all(axis=1))):
+            raise ValueError(f"The vector of row {rows[bad[0]]} has a number that is none or too large for float16.")
         codes = np.full((n, _width(d)), OFFSET, np.uint8)
         scale, bounds = np.empty(n, np.float32), np.zeros(2, np.float32)
         for i in range(0, n, _AT_ONCE):
@@ -242,7 +250,7 @@ class VectorIndex(SegmentedIndex[VectorSegment]):
 
     def _graph(self, segment: VectorSegment, allowed: NDArray[np.bool_]) -> Graph | None:
         """What to search a segment by for those of its rows that are allowed; None: by scanning it."""
-        graph = segment.graph if self._is_large(segment) else None
+        graph = segment.graph() if self._is_large(segment) else None
         return graph if graph is not None and graph.suits(allowed) else None
 
     def _is_large(self, segment: VectorSegment) -> bool:
@@ -257,7 +265,8 @@ class VectorIndex(SegmentedIndex[VectorSegment]):
         ends = np.searchsorted(positions, np.cumsum([len(s.rows) for s in self.segments]))
         firsts = np.cumsum([0, *(len(s.rows) for s in self.segments)])
         vectors = [s.vectors[p - f] for s, p, f in zip(self.segments, np.split(positions, ends[:-1]), firsts, strict=False)]
-        scores = np.concatenate(vectors).astype(np.float32) @ query
+        # Not by a matrix product, in which equal vectors may get sums that differ in their last digits.
+        scores = (np.concatenate(vectors) * query).sum(axis=1)
         best = np.argsort(-scores, kind="stable")[:k]
         return self._rows[positions[best]], scores[best]
 

@@ -24,7 +24,12 @@ class TorchVectors:
         self, queries: NDArray[np.float32], allowed: NDArray[np.bool_], n: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(Q, n) positions of the largest products, largest first, and these; `allowed` is empty if all vectors count."""
-        scores = (torch.from_numpy(queries).to(self.device).half() @ self._vectors.T).float()  # (Q, all vectors)
+        products = torch.backends.cuda.matmul
+        reduced, products.allow_fp16_reduced_precision_reduction = products.allow_fp16_reduced_precision_reduction, False
+        try:
+            scores = (torch.from_numpy(queries).to(self.device).half() @ self._vectors.T).float()  # (Q, all vectors)
+        finally:
+            products.allow_fp16_reduced_precision_reduction = reduced
         if len(allowed):
             scores.masked_fill_(~torch.from_numpy(allowed).to(self.device), -torch.inf)
         score, best = scores.topk(n, dim=1)

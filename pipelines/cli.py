@@ -1,4 +1,4 @@
-"""The `needle` command: index, ask, remove, status.
+"""The `needle` command: index, ask, remove, status; `cli_eval` and `cli_label` hold the others.
 
 Exit codes: 0 all went well; 1 it could not be done, the message says why; 2 wrong usage; 3 done, but files were skipped.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from needle.data.errors import NeedleError, QueryError
 from needle.pipelines.cli_eval import eval_app
+from needle.pipelines.cli_label import label, labels
 from needle.pipelines.console import (
     AsJson,
     EmbedderModel,
@@ -27,15 +27,13 @@ from needle.pipelines.console import (
     definition,
     err,
     errors_told,
-    import_haystack_without_torch,
     out,
     plain,
     progress_bar,
 )
+from needle.pipelines.console_qa import AskingPipeline, existing_store, open_qa, print_result
 
 if TYPE_CHECKING:
-    from haystack import ExtractedAnswer
-
     from needle.pipelines.qa import QA, Result
 
 app = typer.Typer(
@@ -45,6 +43,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(eval_app, name="eval")
+app.command()(label)
+app.command()(labels)
 SKIPPED = 3
 
 
@@ -73,8 +73,11 @@ def index(
         raise typer.BadParameter("Say what to index: files, folders, or - for standard input.", param_hint="PATH...")
     with errors_told():
         asking = "dense_qa" if re_embed and retriever is None else definition(retriever, None)
-        qa = _open(store if paths else _existing(store), asking, pipeline, model, embedder)
+        qa = open_qa(store if paths else existing_store(store), asking, pipeline, model, embedder)
         _index(qa, paths or [], re_embed=re_embed)
+        if re_embed:
+            facts = qa.status()
+            out.print(plain(f"{count(facts['passages'], 'passage')} embedded anew by {facts['embedder']}"))
 
 
 @app.command()
@@ -96,10 +99,7 @@ def ask(
         ),
     ] = None,
     retriever: Retriever = None,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.yaml", help="A pipeline definition, or the name of one of needle's own, like rerank_qa."),
-    ] = None,
+    pipeline: AskingPipeline = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Most answers to a question.")] = None,
     model: Model = None,
     embedder: EmbedderModel = None,
@@ -113,13 +113,13 @@ def ask(
         if (store is None) == (not docs):
             raise NeedleError("Say what to ask: either --store FOLDER (made by needle index) or --docs PATH.")
         asking = definition(retriever, pipeline)
-        qa = _open(_existing(store) if store is not None else None, asking, model=model, embedder=embedder)
+        qa = open_qa(existing_store(store) if store is not None else None, asking, model=model, embedder=embedder)
         skipped = _index(qa, [str(path) for path in docs], quiet=True) if docs else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
                 out.print(json.dumps(_result_json(result), ensure_ascii=False), markup=False, soft_wrap=True)
             else:
-                _print_result(result)
+                print_result(result)
         if skipped:
             raise typer.Exit(SKIPPED)
 
@@ -131,7 +131,7 @@ def remove(
 ) -> None:
     """Forget files; they need not exist any more."""
     with errors_told():
-        qa = _open(_existing(store))
+        qa = open_qa(existing_store(store))
         for path in paths:
             if not (removed := qa.remove([path])):
                 raise NeedleError(f"No file of the store '{store}' is '{path}' or below it; needle status lists them.")
@@ -142,7 +142,7 @@ def remove(
 def status(store: Store, model: Model = None, as_json: AsJson = False) -> None:
     """Tell what a store holds: files, passages, size, and the reader whose tokens are kept."""
     with errors_told():
-        facts = _open(_existing(store), model=model).status()
+        facts = open_qa(existing_store(store), model=model).status()
         if as_json:
             out.print(json.dumps(facts, ensure_ascii=False), markup=False, soft_wrap=True)
             return
@@ -158,27 +158,6 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal's encoding lacks
     app()
-
-
-def _open(
-    store: Path | None,
-    pipeline: str = "bm25_qa",
-    indexing: str = "indexing",
-    model: str | None = None,
-    embedder: str | None = None,
-) -> QA:
-    if (pipeline, indexing) == ("bm25_qa", "indexing"):
-        import_haystack_without_torch()
-    from needle.components.store import SQLiteDocumentStore
-    from needle.pipelines.qa import QA
-
-    return QA(SQLiteDocumentStore(store), pipeline, indexing, model, embedder)
-
-
-def _existing(store: Path) -> Path:
-    if not (store / "needle.sqlite").is_file():
-        raise NeedleError(f"There is no store in '{store}'. Make one: needle index PATH... --store {store}")
-    return store
 
 
 def _index(qa: QA, paths: list[str], quiet: bool = False, re_embed: bool = False) -> bool:
@@ -209,49 +188,6 @@ def _index(qa: QA, paths: list[str], quiet: bool = False, re_embed: bool = False
         if report.skipped:
             raise typer.Exit(SKIPPED)
     return bool(report.skipped)
-
-
-def _print_result(result: Result) -> None:
-    out.print(plain(result.query, style="bold"))
-    if not result.is_answered:
-        score = f" ({result.no_answer_score:.0%})" if result.no_answer_score is not None else ""
-        out.print(f"  No answer was found in the documents{score}.\n")
-        return
-    likely = [a for a in result.answers if a.score >= (result.no_answer_score or 0)]  # what is likelier than no answer
-    for number, answer in enumerate(likely or result.answers[:1], start=1):
-        line = Text(f"  {number}. ")
-        line.append(plain(" ".join((answer.data or "").split()), style="bold green"))
-        first, *others = dict.fromkeys(_source(place) for place in answer.meta.get("places", [])) or [""]
-        line.append(plain(f"  {answer.score:.0%}  {first}"))
-        out.print(line)
-        if answer.context_offset is not None:
-            out.print(_highlighted(answer))
-        if others:
-            out.print(plain(f"     also in: {', '.join(others)}", style="dim"))
-    out.print()
-
-
-def _highlighted(answer: ExtractedAnswer) -> Text:
-    """The sentences around an answer, with the answer in colour, or between asterisks where there is none."""
-    assert answer.context is not None
-    assert answer.context_offset is not None
-    start, end = answer.context_offset.start, answer.context_offset.end
-    before, found, after = answer.context[:start], answer.context[start:end], answer.context[end:]
-    if not out.is_terminal:
-        found = f"**{found}**"
-    text = Text("     ")
-    text.append(plain(" ".join(before.split()) + " " * before[-1:].isspace()))
-    text.append(plain(" ".join(found.split()), style="bold reverse"))
-    text.append(plain(" " * after[:1].isspace() + " ".join(after.split())))
-    return text
-
-
-def _source(place: dict[str, Any]) -> str:
-    path = place["file_path"]
-    if path is None:
-        return f"document {place['source_id'][:12]}"
-    name = Path(path).name
-    return f"{name}, page {place['page_number']}" if name.lower().endswith((".pdf", ".docx")) else name
 
 
 def _result_json(result: Result) -> dict[str, Any]:

@@ -82,6 +82,9 @@ def retrieval(
             raise NeedleError("A TREC collection needs both --topics FILE and --qrels FILE.")
         if topics is not None and (relevant, limit) != (None, None):
             raise NeedleError("--relevant and --limit are for SQuAD files; what is relevant to topics stands in --qrels.")
+        for output in (save, per_query):  # told before, not after all has been asked
+            if output is not None and not output.absolute().parent.is_dir():
+                raise NeedleError(f"There is no folder '{output.absolute().parent}' to write '{output.name}' in.")
         measured = definition(retriever, pipeline)
         if measured == "bm25_qa":
             import_haystack_without_torch()

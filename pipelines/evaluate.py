@@ -129,7 +129,7 @@ def retrieve(
     its reader.
 
     :param pipeline: a YAML file, or the name of a definition that comes with needle.
-    :param top_k: documents a query; given to every component that has such an input.
+    :param top_k: documents a query; the components before the last one find at least as many as their definition says.
     :param progress: called with the number of queries done and of all, after every batch.
     :param embedder: the embedding model of its dense retrievers; None leaves what the definition says.
     :raises PipelineError: if the pipeline can't be loaded, lacks a query or a single list of documents, or fails.
@@ -234,8 +234,9 @@ def _asker(pipeline: Pipeline, top_k: int) -> Callable[[list[str]], list[list[Do
 
     def ask(value: str | list[str]) -> Any:
         data: dict[str, dict[str, Any]] = {name: {socket: value} for name in asked}
-        for name in takers(pipeline, "top_k"):
-            data.setdefault(name, {})["top_k"] = top_k
+        for name in takers(pipeline, "top_k"):  # what is before the last component finds no less than it would without
+            own = 0 if name in givers else getattr(pipeline.get_component(name), "top_k", 0)
+            data.setdefault(name, {})["top_k"] = max(top_k, own)
         return run_pipeline(pipeline, data)[givers[0]][output]
 
     return ask if is_batched else lambda queries: [ask(query) for query in queries]

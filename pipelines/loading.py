@@ -50,6 +50,11 @@ def load_pipeline(
         raise errors.PipelineError(f"'{file}' is not valid YAML: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("components"), dict):
         raise errors.PipelineError(f"'{file}' is no pipeline definition: it has no mapping named 'components'.")
+    if embedder is not None and not any(part["type"] in _WITH_EMBEDDER for part in _parts(data)):
+        raise errors.PipelineError(
+            f"'{file.stem}' embeds nothing, so that it can't use the embedding model '{embedder}'. Ask for dense or hybrid "
+            "retrieval (--retriever hybrid), or by a pipeline with a DenseRetriever."
+        )
     try:
         for part in _parts(data):
             if store is not None and part["type"] == _STORE:

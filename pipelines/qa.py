@@ -1,4 +1,4 @@
-"""The Python API: open a store, index files or Documents, ask.
+"""The Python API: open a store, index files or Documents, ask, say whether the answers are right.
 
 ```python
 from needle.pipelines import QA
@@ -7,6 +7,7 @@ qa = QA.open("my-index")
 qa.index(["handbook/"])
 result = qa.ask("How many days of leave do I have?")
 print(result.answer.data if result.answer else "no answer")
+qa.feedback(result, "right")
 ```
 """
 
@@ -15,18 +16,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from haystack import Document, ExtractedAnswer, Pipeline
 from haystack.dataclasses import ByteStream
 
+from needle.components.feedback import Export, Label, Verdict, Versions, export_labels
 from needle.components.passages import PassageSplitter, PassageWriter
-from needle.components.reader import check_query
+from needle.components.reader import MiniLMReader, check_query
 from needle.components.retrievers import DenseRetriever, StoreRetriever
 from needle.components.store import IndexedFile, SQLiteDocumentStore
 from needle.components.vector_files import VectorStoreIndex
+from needle.components.weights import open_checkpoint
 from needle.data import SHIPPED_READER
 from needle.data.errors import PipelineError, QueryError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
@@ -55,6 +59,15 @@ class Result:
     def answer(self) -> ExtractedAnswer | None:
         """The best answer; None if "no answer" is likelier."""
         return self.answers[0] if self.is_answered else None
+
+    @property
+    def said(self) -> ExtractedAnswer:
+        """The best answer, or else "no answer" (data None) with the passage that came nearest to holding one."""
+        if self.is_answered:
+            return self.answers[0]
+        score = 1.0 if self.no_answer_score is None else self.no_answer_score  # None: nothing at all was found
+        nearest = self.answers[0].document if self.answers else None
+        return ExtractedAnswer(query=self.query, score=score, data=None, document=nearest)
 
     @classmethod
     def of(cls, query: str, answers: Sequence[ExtractedAnswer]) -> Result:
@@ -98,6 +111,7 @@ class QA:
         """
         self.store = store
         self.model = model
+        self.definition = str(pipeline)
         self.pipeline = load_pipeline(pipeline, store.folder, model, embedder)
         self._answers = _answer_component(self.pipeline)
         self._indexing = load_pipeline(indexing, store.folder, model)
@@ -147,6 +161,11 @@ class QA:
         :param re_embed: whether dense retrievers embed all passages anew, whatever model their vectors are from.
         :raises UnreadableFile: if a path does not exist. StoreError: if the passages were embedded by another model.
         """
+        retrievers = [part for _, part in self.pipeline.walk() if isinstance(part, StoreRetriever)]
+        if re_embed and not any(isinstance(part, DenseRetriever) for part in retrievers):
+            raise PipelineError(
+                "There is nothing to embed anew: the pipeline has no DenseRetriever. Use dense or hybrid retrieval."
+            )
         paths = [paths] if isinstance(paths, str | Path | ByteStream) else list(paths)
         sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
         files = find_files([p for p in paths if not isinstance(p, ByteStream)])
@@ -171,10 +190,9 @@ class QA:
             if progress is not None:
                 progress("file", len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
         report.skipped = [_with_what_is_kept(skipped, known) for skipped in report.skipped]
-        for _, part in self.pipeline.walk():
-            if isinstance(part, StoreRetriever):  # so that the first question need not wait for the index
-                told = None if progress is None else partial(progress, "passage")
-                part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
+        for part in retrievers:  # so that the first question need not wait for the index
+            told = None if progress is None else partial(progress, "passage")
+            part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
         return report
 
     def index_documents(self, documents: Iterable[Document]) -> int:
@@ -211,7 +229,7 @@ class QA:
             "passages": self.store.count_documents(),
             "passages_with_tokens": self.store.count_tokens(self._writer.tokenizer().fingerprint),
             "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
-            "reader": self._writer.model or f"{SHIPPED_READER.name} (shipped)",
+            "reader": _reader_name(self._writer.model),
             "embedder": VectorStoreIndex(self.store).saved_model,
         }
 
@@ -240,6 +258,50 @@ class QA:
             outputs = [self._run("query", query, options, filters)["answers"] for query in queries]
         return [Result.of(query, answers) for query, answers in zip(queries, outputs, strict=True)]
 
+    def feedback(self, answer: Result | ExtractedAnswer, verdict: Verdict | str, correction: str | None = None) -> Label:
+        """Keep a verdict on an answer in the store, whatever becomes of its documents.
+
+        The versions kept with it are this QA's: give feedback to the one that answered.
+
+        :param answer: a Result, which stands for what it says, its best answer or "no answer"; or one of its answers.
+        :param verdict: "right", "wrong", "wrong span", or "no answer", which says that the passage holds none.
+        :param correction: the right answer, for "wrong" and "wrong span"; only words that stand in the answer's passage,
+            whatever their case and white space, can be exported.
+        :returns: what was stored.
+        :raises QueryError: if the question is blank or not valid Unicode.
+        :raises ValueError: if there is no such verdict, or it does not go with the answer or the correction.
+        """
+        if not isinstance(answer, Result | ExtractedAnswer):
+            raise ValueError(f"Feedback is on a Result, also where it says 'no answer', or on an answer, not {answer!r}.")
+        given = answer.said if isinstance(answer, Result) else answer
+        check_query(given.query)
+        label = Label.of(given, verdict, correction, self._versions)
+        self.store.add_label(label)
+        return label
+
+    def labels(self) -> list[Label]:
+        """All feedback that was given, oldest first."""
+        return self.store.labels()
+
+    def export_labels(self, path: str | Path) -> Export:
+        """Write feedback as questions in the format of SQuAD 2.0, for evaluation and training; see `export_labels`.
+
+        Labels that don't tell what is right are left out, and counted in what is returned.
+
+        :raises NeedleError: if the file can't be written.
+        """
+        return export_labels(self.labels(), path)
+
+    @cached_property
+    def _versions(self) -> Versions:
+        readers = [part for _, part in self.pipeline.walk() if isinstance(part, MiniLMReader)]
+        if len(readers) != 1:
+            answering = self.pipeline.get_component(self._answers)
+            return Versions(version("needle-qa"), type(answering).__name__, None, self.definition)
+        checkpoint = open_checkpoint(readers[0].model)
+        fingerprint = None if checkpoint.weights_file is None else checkpoint.fingerprint()
+        return Versions(version("needle-qa"), _reader_name(readers[0].model), fingerprint, self.definition)
+
     def _run(self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None) -> dict[str, list[Any]]:
         data = {name: {socket: value} for name in takers(self.pipeline, socket)}
         data.setdefault(self._answers, {}).update(options)
@@ -256,6 +318,10 @@ def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:
     if len(found) != 1:
         raise PipelineError(f"An indexing pipeline needs one {kind.__name__}; this one has {len(found)}.")
     return found[0]
+
+
+def _reader_name(model: str | None) -> str:
+    return model or f"{SHIPPED_READER.name} (shipped)"
 
 
 def _with_what_is_kept(skipped: SkippedFile, known: Mapping[str, IndexedFile]) -> SkippedFile:

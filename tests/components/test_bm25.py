@@ -332,6 +332,18 @@ class TestFolder:
         np.save(file, np.load(file)[:-1])
         assert load_index(tmp_path, "v1") is None
 
+    def test_nor_where_passages_are_removed_and_segments_merged(self, tmp_path):
+        save_index(index_of(*["a b"] * 30), tmp_path, "v1", "r1")
+        file = tmp_path / segment_folders(tmp_path)[0] / "positions.npy"
+        positions = np.load(file)
+        positions[::7] = 2_000_000_000
+        np.save(file, positions)
+        index, _ = load_index(tmp_path, "v1")
+        index.remove(np.array([1]))
+        assert len(top(index, "a b", 99)) == 29
+        index.remove(np.arange(2, 9))
+        assert len(top(index, "a b", 99)) == 22
+
     def test_postings_of_passages_that_are_not_there_are_passed_over(self, tmp_path):
         """Arrays are not read through when they are loaded; what is wrong in them must not be written anywhere."""
         save_index(index_of("a b", "a", "c"), tmp_path, "v1", "r1")

@@ -17,6 +17,7 @@ import pytest
 from haystack import Document
 from safetensors.numpy import load_file, save_file
 
+from needle.components import segments
 from needle.components.embedder import DEFAULT_EMBEDDER, Embedder, _source
 from needle.components.retrievers import DenseRetriever
 from needle.components.store import SQLiteDocumentStore
@@ -178,13 +179,68 @@ class TestFollowingTheStore:
         assert find(store, "friend", top_k=1) == ["dog"]
         assert len(embedded) == 2
 
-    def test_damaged_vectors_are_made_anew(self, store, embedded):
+    def test_what_another_process_has_embedded_is_not_embedded_again(self, store, embedded):
+        mine = DenseRetriever(store)
+        mine.warm_up()
+        store.write_documents([doc("wax", "Bees make wax, too.")])
+        with SQLiteDocumentStore(store.folder) as again:
+            DenseRetriever(again).warm_up()
+        embedded.clear()
+        assert set(find(mine, "bees", top_k=2)) == {"bees", "wax"}
+        store.write_documents([doc("more", "And propolis.")])
+        assert len(find(mine, "bees")) == 6
+        assert embedded == ["And propolis."]
+
+    def test_of_two_that_save_the_later_one_begins_with_what_the_other_has_saved(self, store, embedded, monkeypatch):
+        """Neither writes a manifest that names what the other has deleted."""
+        monkeypatch.setattr(segments, "LITTER_AGE", -1)  # what no manifest names goes at once
+        one, other = DenseRetriever(store), DenseRetriever(store)
+        for i in range(8):
+            store.write_documents([doc(f"n{i}", f"number {i}")])
+            for retriever in (one, other):
+                assert len(find(retriever, "number", top_k=99)) == len(FACTS) + i + 1
+        embedded.clear()
+        assert len(find(store, "number", top_k=99)) == len(FACTS) + 8
+        assert embedded == []
+
+    def test_a_failed_update_is_resumed_in_the_same_process(self, store, embedded, monkeypatch):
+        monkeypatch.setattr(VectorStoreIndex, "batch", 1)
+        retriever, passages = DenseRetriever(store), Embedder.passages
+
+        def failing(self: Embedder, texts: list[str]) -> Any:
+            if len(embedded) == 3:
+                raise RuntimeError("out of memory")
+            return passages(self, texts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Embedder, "passages", failing)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                find(retriever, "friend")
+        assert find(retriever, "friend", top_k=1) == ["dog"]
+        assert sorted(embedded) == sorted(FACTS.values())
+
+    def test_vectors_that_can_not_be_read_are_no_reason_to_embed_anew(self, store, embedded):
+        DenseRetriever(store).warm_up()
+        embedded.clear()
+        manifest = store.folder / "vectors" / "manifest.json"
+        content = manifest.read_text()
+        manifest.unlink()
+        manifest.mkdir()
+        with pytest.raises(StoreError, match="can't be read"):
+            find(store, "friend")
+        manifest.rmdir()
+        manifest.write_text(content)
+        assert find(store, "friend", top_k=1) == ["dog"]
+        assert embedded == []
+
+    def test_damaged_vectors_are_made_anew_and_it_is_told(self, store, embedded, caplog):
         expected = DenseRetriever(store).run("pets")
         for file in list((store.folder / "vectors").rglob("*.npy")):
             os.truncate(file, file.stat().st_size // 2)
         embedded.clear()
         assert DenseRetriever(store).run("pets") == expected
         assert len(embedded) == len(FACTS)
+        assert "are damaged; all passages are embedded anew" in caplog.text
 
 
 class TestModels:
@@ -209,6 +265,43 @@ class TestModels:
         assert len(find(retriever, "x")) == len(FACTS)
         with pytest.raises(StoreError, match="needle index --re-embed"):
             find(DenseRetriever(store, model=DEFAULT_EMBEDDER), "x")
+
+    def test_a_running_process_does_not_put_its_models_vectors_in_the_place_of_new_ones(self, store, other_model, embedded):
+        named, unnamed = DenseRetriever(store, model=DEFAULT_EMBEDDER), DenseRetriever(store)
+        for retriever in (named, unnamed):
+            retriever.warm_up()
+        with SQLiteDocumentStore(store.folder) as again:
+            DenseRetriever(again, model=other_model).update(anew=True)
+        store.write_documents([doc("wax", "Bees make wax, too.")])
+        with pytest.raises(StoreError, match="needle index --re-embed"):
+            find(named, "bees")
+        assert len(find(unnamed, "bees")) == len(FACTS) + 1, "who named none goes on with the new one"
+        assert VectorStoreIndex(store).saved_model == other_model
+
+    def test_embedding_anew_is_resumed_and_leaves_the_old_vectors_until_it_has_some(
+        self, store, other_model, embedded, monkeypatch
+    ):
+        DenseRetriever(store).warm_up()
+        monkeypatch.setattr(VectorStoreIndex, "batch", 1)
+
+        def failing(self: Embedder, texts: list[str]) -> Any:
+            raise RuntimeError("out of memory")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Embedder, "passages", failing)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                DenseRetriever(store, model=other_model).update(anew=True)
+        assert find(store, "friend", top_k=1) == ["dog"]
+
+        def interrupted(done: int, total: int) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+        embedded.clear()
+        with pytest.raises(KeyboardInterrupt):
+            DenseRetriever(store, model=other_model).update(interrupted, anew=True)
+        DenseRetriever(store, model=other_model).update(anew=True)
+        assert sorted(embedded) == sorted(FACTS.values())
 
     def test_no_model_named_takes_the_stores(self, store, other_model, embedded):
         expected = DenseRetriever(store, model=other_model).run("x")

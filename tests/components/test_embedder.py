@@ -33,6 +33,12 @@ def test_the_fingerprint_names_the_weights_and_what_is_done_with_them(embedder, 
     folder = shutil.copytree(_source(DEFAULT_EMBEDDER), tmp_path / "copy")
     assert Embedder(str(folder), device="cpu").fingerprint == embedder.fingerprint
     assert Embedder(str(folder), "dot", device="cpu").fingerprint != embedder.fingerprint
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace('"pooling_mode_mean_tokens": true', '"pooling_mode_mean_tokens": false'))
+    pooling.write_text(pooling.read_text().replace('"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true'))
+    assert Embedder(str(folder), device="cpu").fingerprint != embedder.fingerprint
+    shutil.copy(Path(_source(DEFAULT_EMBEDDER)) / "1_Pooling" / "config.json", pooling)
+    assert Embedder(str(folder), device="cpu").fingerprint == embedder.fingerprint
     weights = load_file(folder / "model.safetensors")
     weights["embeddings.LayerNorm.bias"] = weights["embeddings.LayerNorm.bias"] + 0.01
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

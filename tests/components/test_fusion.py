@@ -89,8 +89,11 @@ class TestComponent:
     def test_bad_values(self):
         with pytest.raises(ValueError, match="not negative"):
             RankFusion({"bm25": -1.0})
-        with pytest.raises(ValueError, match="names of inputs"):
-            RankFusion({})
+        for weights in ({}, {"a": float("nan")}, {"a": "0.5"}, {"top_k": 1.0}, {"a": 1.0, "a_per_query": 1.0}, {"a b": 1.0}):
+            with pytest.raises(ValueError, match="names of inputs"):
+                RankFusion(weights)
+        with pytest.raises(ValueError, match=r"no weights for the inputs \['sparse'\]; there are for \['bm25'\]"):
+            RankFusion({"bm25": 1.0}).run(sparse=BM25)
         with pytest.raises(ValueError, match="not 'rrf'"):
             RankFusion({"bm25": 1.0}, method="rrf")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="top_k must be at least 0, not -1"):

@@ -162,6 +162,20 @@ class TestCut:
         with pytest.raises(ValueError, match="top_k must be at least 0, not -2"):
             BM25Retriever(store).run("Paris", top_k=-2)
 
+    @pytest.mark.parametrize(
+        "parameter", [{"k1": -2.0}, {"k1": float("nan")}, {"b": 7.0}, {"epsilon": float("inf")}, {"delta": -1.0}]
+    )
+    def test_parameters_that_make_no_sense(self, store, parameter):
+        [(name, value)] = parameter.items()
+        with pytest.raises(ValueError, match=f"{name} must be a number from 0 .*, not {value}"):
+            BM25Retriever(store, **parameter)
+
+    def test_a_text_is_no_list_of_questions(self, store):
+        with pytest.raises(ValueError, match="needs a query or a list of queries, not None and 'honey'"):
+            BM25Retriever(store).run(queries="honey")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"top_k must be at least 0, not 2\.5"):
+            BM25Retriever(store).run("honey", top_k=2.5)  # type: ignore[arg-type]
+
     def test_an_unknown_variant(self, store):
         with pytest.raises(ValueError, match="not 'bm25\\+'"):
             BM25Retriever(store, variant="bm25+")  # type: ignore[arg-type]

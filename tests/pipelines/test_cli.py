@@ -86,15 +86,19 @@ class TestRetrievers:
         prompts = {"prompts": {"query": "query: ", "document": ""}}
         (embedded / "model" / "config_sentence_transformers.json").write_text(json.dumps(prompts))
         told = refused("ask", KEEPER, "--store", "store", "--retriever", "dense", "--embedder", "model", cwd=embedded)
-        assert "needle index --re-embed --embedder 'model' --store 'store'" in told
+        assert "needle index --re-embed --embedder '" in told
         done = needle("index", "--re-embed", "--embedder", "model", "--store", "store", cwd=embedded)
-        assert (done.returncode, done.stdout) == (0, "0 files indexed (0 passages), 0 unchanged, 0 skipped\n"), done.stderr
-        assert json.loads(needle("status", "--store", "store", "--json", cwd=embedded).stdout)["embedder"] == "model"
+        model = (embedded / "model").resolve()
+        assert (done.returncode, done.stdout.splitlines()[1]) == (0, f"1 passage embedded anew by {model}"), done.stderr
+        # By its whole path, since it may be asked from anywhere.
+        assert json.loads(needle("status", "--store", "store", "--json", cwd=embedded).stdout)["embedder"] == str(model)
 
     def test_what_does_not_go_together(self, store):
         told = refused("ask", KEEPER, "--store", store, "--retriever", "dense", "--pipeline", "bm25_qa")
         assert "either by --retriever or by --pipeline" in told
         assert "'vectors' is not one of" in refused("ask", KEEPER, "--store", store, "--retriever", "vectors", code=2)
+        assert "embeds nothing" in refused("ask", KEEPER, "--store", store, "--embedder", "some/model")
+        assert "nothing to embed anew" in refused("index", "--re-embed", "--retriever", "bm25", "--store", store)
         assert "There is no store in 'nowhere'" in refused("index", "--re-embed", "--store", "nowhere")
 
 
