@@ -45,7 +45,16 @@ MIGRATIONS: list[tuple[str, ...]] = [
         """CREATE TRIGGER documents_deleted AFTER DELETE ON documents BEGIN
             DELETE FROM files WHERE path = json_extract(old.meta, '$.file_path'); END""",
         "CREATE TABLE revisions (n INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE)",
-    )
+    ),
+    (
+        # Whole in itself: a label outlives its document.
+        """CREATE TABLE labels (
+            n INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, verdict TEXT NOT NULL, query TEXT NOT NULL,
+            answer TEXT, score REAL NOT NULL, passage TEXT, start_char INTEGER, end_char INTEGER,
+            file_path TEXT, page_number INTEGER, source_id TEXT,
+            correction TEXT, correction_start_char INTEGER, correction_end_char INTEGER,
+            needle TEXT NOT NULL, reader TEXT NOT NULL, reader_fingerprint TEXT, pipeline TEXT NOT NULL)""",
+    ),
 ]
 
 
@@ -76,14 +85,14 @@ class Database:
             return self._connection().execute(sql, params).fetchall()
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, undone by an exception; if it changes anything, it makes a new revision."""
+    def writing(self, of_documents: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone by an exception; if it changes anything of documents, it makes a new revision."""
         with self._naming_errors():
             connection = self._connection()
             with _transaction(connection):
                 before = connection.total_changes
                 yield connection
-                if connection.total_changes > before:
+                if of_documents and connection.total_changes > before:
                     connection.execute("INSERT INTO revisions (token) VALUES (?)", (secrets.token_hex(16),))
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from haystack.document_stores.types import DuplicatePolicy
 from numpy.typing import NDArray
 
 from needle.components.database import Database
+from needle.components.feedback import Label, Verdict
 from needle.components.filters import Sql, filters_to_sql, meta_value_sql
 from needle.components.records import (
     COLUMNS,
@@ -41,6 +42,7 @@ _WRITE = {
 }
 _KINDS = {"true": "boolean", "false": "boolean", "integer": "int", "real": "float"}
 _CONTENTS_BATCH = 5_000
+_LABEL_COLUMNS = ", ".join(field.name for field in fields(Label))
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class SQLiteDocumentStore:
 
     @property
     def revision(self) -> str:
-        """A random token that every committed change renews; "" before the first."""
+        """A random token that every committed change of documents renews; "" before the first."""
         found = self._database.read("SELECT token FROM revisions ORDER BY n DESC LIMIT 1")
         return str(found[0][0]) if found else ""
 
@@ -295,6 +297,18 @@ class SQLiteDocumentStore:
         """How many documents have stored tokens of this tokenizer."""
         [(count,)] = self._database.read("SELECT count(*) FROM tokens WHERE tokenizer = ?", (tokenizer,))
         return int(count)
+
+    # Labels: they outlive their documents, and are no change of these
+
+    def add_label(self, label: Label) -> None:
+        marks = ", ".join("?" * len(fields(Label)))
+        with self._database.writing(of_documents=False) as connection:
+            connection.execute(f"INSERT INTO labels ({_LABEL_COLUMNS}) VALUES ({marks})", astuple(label))
+
+    def labels(self) -> list[Label]:
+        """All labels, oldest first."""
+        found = self._database.read(f"SELECT {_LABEL_COLUMNS} FROM labels ORDER BY n")
+        return [Label(time, Verdict(verdict), *rest) for time, verdict, *rest in found]
 
     # Its place and its end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import islice
@@ -16,6 +16,8 @@ from needle.data.errors import NeedleError, UnreadableFile
 from needle.pipelines.console import (
     AsJson,
     EmbedderModel,
+    Model,
+    OptionalStore,
     Retriever,
     definition,
     err,
@@ -25,10 +27,16 @@ from needle.pipelines.console import (
     plain,
     progress_bar,
 )
+from needle.pipelines.console_qa import existing_store, open_qa
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from needle.data.squad import Question
     from needle.data.trec import Run
     from needle.pipelines.evaluate import Collection, Comparison, Retrieval, Scores
+    from needle.pipelines.evaluate_answers import Evaluation
+    from needle.pipelines.qa import QA
 
 eval_app = typer.Typer(help="Measure how good needle is.", no_args_is_help=True)
 
@@ -36,6 +44,22 @@ eval_app = typer.Typer(help="Measure how good needle is.", no_args_is_help=True)
 class Relevant(StrEnum):
     OWN = "own"
     ANSWER = "answer"
+
+
+QuestionFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]", help="SQuAD JSON, or CSV or JSONL of questions and answers; else the shipped corpus."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Ask the first so many questions only.")]
+SaveAnswers = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE.json", help="Write the answers in SQuAD's official format.")
+]
+CompareAnswers = Annotated[
+    str | None, typer.Option("--compare", metavar="OTHER", help="Another pipeline, or a file of saved answers.")
+]
+ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report to open in a browser.")]
 
 
 @eval_app.callback()
@@ -112,16 +136,140 @@ def retrieval(
             _write_lines(per_query, _per_query(collection, found, scores))
 
 
+@eval_app.command()
+def reader(
+    file: QuestionFile = None,
+    model: Model = None,
+    limit: Limit = None,
+    save: SaveAnswers = None,
+    other: CompareAnswers = None,
+    report: ReportFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the reader alone: every question is asked of its own passage."""
+    with errors_told():
+        import_haystack_without_torch()
+        from needle.components.reader import MiniLMReader
+        from needle.pipelines.evaluate_answers import evaluate_reader
+
+        questions = _questions(file, limit)
+        evaluated = MiniLMReader(model)
+        with progress_bar() as bar:
+            found = evaluate_reader(evaluated, questions, _told(bar, "questions"))
+        _finish(found, _compared(other, questions, None), save, report, as_json)
+
+
+@eval_app.command()
+def pipeline(
+    file: QuestionFile = None,
+    store: OptionalStore = None,
+    retriever: Retriever = None,
+    definition_file: Annotated[
+        str | None, typer.Option("--pipeline", metavar="FILE.yaml", help="A pipeline definition, or the name of one.")
+    ] = None,
+    model: Model = None,
+    embedder: EmbedderModel = None,
+    limit: Limit = None,
+    save: SaveAnswers = None,
+    other: CompareAnswers = None,
+    report: ReportFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a whole pipeline, from question to answer, and where questions are lost on the way.
+
+    Without --store the passages of FILE are the corpus, each one passage; without FILE the corpus that comes with needle.
+    """
+    with errors_told():
+        asking = definition(retriever, definition_file)
+        questions = _questions(file, limit)
+        qa = _opened(asking, store, file, model, embedder)
+        from needle.pipelines.evaluate_answers import evaluate_pipeline
+
+        with progress_bar() as bar:
+            found = evaluate_pipeline(qa, questions, _told(bar, "questions"))
+        compared = _compared(other, questions, lambda name: _opened(name, store, file, model, embedder))
+        _finish(found, compared, save, report, as_json)
+
+
+def _questions(file: str | None, limit: int | None) -> list[Question]:
+    from needle.data import SHIPPED_CORPUS
+    from needle.data.questions import read_questions
+
+    return read_questions(SHIPPED_CORPUS / "questions.json" if file is None else file, limit)
+
+
+def _opened(asking: str, store: Path | None, file: str | None, model: str | None, embedder: str | None) -> QA:
+    """The pipeline on the store, or on a temporary one with the file's passages or the shipped corpus."""
+    qa = open_qa(None if store is None else existing_store(store), asking, model=model, embedder=embedder)
+    if store is None:
+        from haystack import Document
+
+        from needle.data import SHIPPED_CORPUS
+
+        if file is None:
+            qa.index([SHIPPED_CORPUS / "documents"])
+        else:
+            contexts = {q.context: q.title for q in _questions(file, None) if q.context}
+            if not contexts:
+                raise NeedleError(f"'{file}' has no passages to search: say which store to ask with --store FOLDER.")
+            qa.store.write_documents([Document(content=text, meta={"title": title}) for text, title in contexts.items()])
+    return qa
+
+
+def _compared(other: str | None, questions: list[Question], opened: Callable[[str], QA] | None) -> Evaluation | None:
+    """Another pipeline, or answers that were saved, on the same questions."""
+    if other is None:
+        return None
+    from needle.data.squad import read_predictions
+    from needle.pipelines.evaluate_answers import evaluate_pipeline, evaluate_predictions
+
+    if opened is not None and (other.endswith((".yaml", ".yml")) or not Path(other).exists()):
+        with progress_bar() as bar:
+            return evaluate_pipeline(opened(other), questions, _told(bar, "questions"))
+    return evaluate_predictions(Path(other).stem, questions, read_predictions(other))
+
+
+def _finish(found: Evaluation, compared: Evaluation | None, save: Path | None, report: Path | None, as_json: bool) -> None:
+    from needle.pipelines.evaluate_answers import differences
+
+    told: dict[str, Any] = {"name": found.name, "figures": found.figures, "funnel": found.funnel}
+    if compared is not None:
+        told |= {"compared_with": compared.name, "differences": differences(found, compared)}
+    if as_json:
+        out.print(json.dumps(told, ensure_ascii=False), markup=False, soft_wrap=True)
+    else:
+        out.print(plain(f"{found.name}: {len(found.judged):,} questions"))
+        for name, value in {**found.funnel, **found.figures}.items():
+            out.print(plain(f"  {name:<28}{value:>10,}" if isinstance(value, int) else f"  {name:<28}{value:>10.2f}"))
+        if compared is not None:
+            out.print(plain(f"against {compared.name}: difference, and 95 % interval"))
+            for name, change in told["differences"].items():
+                out.print(plain(f"  {name:<28}{change['mean']:>+10.2f}  {change['low']:+.2f} ... {change['high']:+.2f}"))
+    if save is not None:
+        _write(save, json.dumps(found.predictions, ensure_ascii=False))
+    if report is not None:
+        from needle.pipelines.report import write_report
+
+        write_report(report, found, compared)
+
+
+def _told(bar: Progress, thing: str) -> Callable[[int, int], None]:
+    task = bar.add_task(thing, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise NeedleError(f"'{path}' can't be written: {error}") from error
+
+
 def _retrieve(pipeline: str, collection: Collection, top_k: int, embedder: str | None) -> Retrieval:
     from needle.pipelines.evaluate import retrieve
 
     with progress_bar() as bar:
-        task = bar.add_task("queries", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        return retrieve(pipeline, collection, top_k, progress, embedder)
+        return retrieve(pipeline, collection, top_k, _told(bar, "queries"), embedder)
 
 
 def _saved_run(path: Path, collection: Collection, top_k: int) -> Run:

@@ -247,16 +247,40 @@ class QA:
         :raises QueryError: if a question is blank, not valid Unicode, or too long.
         :raises PipelineError: if a component fails, or has no such input.
         """
+        return [result for result, _ in self._asked(queries, top_k, filters, None)]
+
+    def ask_with_passages(self, queries: Sequence[str]) -> list[tuple[Result, list[Document]]]:
+        """`ask_many`, with the passages that were read for each question, as they were retrieved.
+
+        :raises PipelineError: also if no single component brings the passages.
+        """
+        edges = self.pipeline.graph.in_edges(self._answers, data=True)
+        givers = {giver for giver, _, edge in edges if edge["to_socket"].name in ("documents", "documents_per_query")}
+        if len(givers) != 1:
+            raise PipelineError(
+                f"'{self._answers}' reads passages of {sorted(givers)}; to be shown, they must be of one component."
+            )
+        return self._asked(queries, None, None, givers.pop())
+
+    def _asked(
+        self, queries: Sequence[str], top_k: int | None, filters: dict[str, Any] | None, giver: str | None
+    ) -> list[tuple[Result, list[Document]]]:
+        """giver: the component whose documents are shown; None: none are."""
         if isinstance(queries, str):
             raise QueryError("ask_many takes a list of questions; ask takes one.")
         for query in queries:
             check_query(query)
         options = {"top_k": top_k} if top_k is not None else {}
-        if takers(self.pipeline, "queries") == takers(self.pipeline, "query"):
-            outputs = self._run("queries", list(queries), options, filters)["answers_per_query"] if queries else []
-        else:
-            outputs = [self._run("query", query, options, filters)["answers"] for query in queries]
-        return [Result.of(query, answers) for query, answers in zip(queries, outputs, strict=True)]
+        found: list[tuple[list[ExtractedAnswer], list[Document]]] = []
+        if takers(self.pipeline, "queries") != takers(self.pipeline, "query"):
+            for query in queries:
+                outputs = self._run("query", query, options, filters, giver)
+                found.append((outputs[self._answers]["answers"], outputs[giver]["documents"] if giver else []))
+        elif queries:
+            outputs = self._run("queries", list(queries), options, filters, giver)
+            passages = outputs[giver]["documents_per_query"] if giver else [[] for _ in queries]
+            found = list(zip(outputs[self._answers]["answers_per_query"], passages, strict=True))
+        return [(Result.of(q, answers), passages) for q, (answers, passages) in zip(queries, found, strict=True)]
 
     def feedback(self, answer: Result | ExtractedAnswer, verdict: Verdict | str, correction: str | None = None) -> Label:
         """Keep a verdict on an answer in the store, whatever becomes of its documents.
@@ -302,14 +326,16 @@ class QA:
         fingerprint = None if checkpoint.weights_file is None else checkpoint.fingerprint()
         return Versions(version("needle-qa"), _reader_name(readers[0].model), fingerprint, self.definition)
 
-    def _run(self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None) -> dict[str, list[Any]]:
+    def _run(
+        self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None, giver: str | None
+    ) -> dict[str, Any]:
         data = {name: {socket: value} for name in takers(self.pipeline, socket)}
         data.setdefault(self._answers, {}).update(options)
         if filters is not None:
             for name in takers(self.pipeline, "filters"):
                 data.setdefault(name, {})["filters"] = filters
-        outputs: dict[str, list[Any]] = run_pipeline(self.pipeline, data)[self._answers]
-        return outputs
+        shown = {"include_outputs_from": {giver}} if giver else {}
+        return run_pipeline(self.pipeline, data, **shown)
 
 
 def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:

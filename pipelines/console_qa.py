@@ -1,0 +1,90 @@
+"""What the commands that ask share: opening a store's pipeline, and how answers are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from needle.data.errors import NeedleError
+from needle.pipelines.console import import_haystack_without_torch, out, plain
+
+if TYPE_CHECKING:
+    from haystack import ExtractedAnswer
+
+    from needle.pipelines.qa import QA, Result
+
+AskingPipeline = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline",
+        metavar="FILE.yaml",
+        help="A pipeline definition, or the name of one of needle's own, like rerank_qa.",
+    ),
+]
+
+
+def open_qa(
+    store: Path | None,
+    pipeline: str = "bm25_qa",
+    indexing: str = "indexing",
+    model: str | None = None,
+    embedder: str | None = None,
+) -> QA:
+    if (pipeline, indexing) == ("bm25_qa", "indexing"):
+        import_haystack_without_torch()
+    from needle.components.store import SQLiteDocumentStore
+    from needle.pipelines.qa import QA
+
+    return QA(SQLiteDocumentStore(store), pipeline, indexing, model, embedder)
+
+
+def existing_store(store: Path) -> Path:
+    if not (store / "needle.sqlite").is_file():
+        raise NeedleError(f"There is no store in '{store}'. Make one: needle index PATH... --store {store}")
+    return store
+
+
+def print_result(result: Result) -> None:
+    out.print(plain(result.query, style="bold"))
+    if not result.is_answered:
+        score = f" ({result.no_answer_score:.0%})" if result.no_answer_score is not None else ""
+        out.print(f"  No answer was found in the documents{score}.\n")
+        return
+    likely = [a for a in result.answers if a.score >= max(0.01, result.no_answer_score or 0)]  # likelier than no answer
+    for number, answer in enumerate(likely or result.answers[:1], start=1):
+        line = Text(f"  {number}. ")
+        line.append(plain(" ".join((answer.data or "").split()), style="bold green"))
+        first, *others = dict.fromkeys(source_name(place) for place in answer.meta.get("places", [])) or [""]
+        line.append(plain(f"  {answer.score:.0%}  {first}"))
+        out.print(line)
+        if answer.context_offset is not None:
+            out.print(_highlighted(answer))
+        if others:
+            out.print(plain(f"     also in: {', '.join(others)}", style="dim"))
+    out.print()
+
+
+def _highlighted(answer: ExtractedAnswer) -> Text:
+    """The sentences around an answer, with the answer in colour, or between asterisks where there is none."""
+    assert answer.context is not None
+    assert answer.context_offset is not None
+    start, end = answer.context_offset.start, answer.context_offset.end
+    before, found, after = answer.context[:start], answer.context[start:end], answer.context[end:]
+    if not out.is_terminal:
+        found = f"**{found}**"
+    text = Text("     ")
+    text.append(plain(" ".join(before.split()) + " " * before[-1:].isspace()))
+    text.append(plain(" ".join(found.split()), style="bold reverse"))
+    text.append(plain(" " * after[:1].isspace() + " ".join(after.split())))
+    return text
+
+
+def source_name(place: dict[str, Any]) -> str:
+    path = place["file_path"]
+    if path is None:
+        return f"document {place['source_id'][:12]}"
+    name = Path(path).name
+    return f"{name}, page {place['page_number']}" if name.lower().endswith((".pdf", ".docx")) else name
