@@ -137,7 +137,8 @@ def _connect(folder: Path) -> _Connection:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "needle.sqlite"
     address = file.absolute().as_uri()
-    if file.exists() and not os.access(folder, os.W_OK):
+    read_only = file.exists() and not os.access(folder, os.W_OK)
+    if read_only:
         # Readers of a WAL database share a -shm file. Where there is none and it can't be made, nobody is writing.
         address += "?mode=ro" if Path(f"{file}-shm").exists() else "?immutable=1"
     connection = sqlite3.connect(
@@ -148,7 +149,7 @@ def _connect(folder: Path) -> _Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE passes over the delete trigger
     register_functions(connection)
-    _migrate(connection, folder)
+    _migrate(connection, folder, read_only)
     return connection
 
 
@@ -165,15 +166,16 @@ def _enter_wal_mode(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _migrate(connection: sqlite3.Connection, folder: Path) -> None:
-    """Bring an older database, or an empty file, to the present schema."""
+def _migrate(connection: sqlite3.Connection, folder: Path, read_only: bool) -> None:
+    """Bring an older database, or an empty file, to the present schema; an older one that can't be written stays as it is,
+    and can be read but for what later schemas added."""
     version = _version(connection)
     if version > len(MIGRATIONS):
         raise StoreError(
             f"The store '{folder}' was made by a newer needle: its schema has version {version}, this needle knows "
             f"versions up to {len(MIGRATIONS)}. Upgrade needle-qa, or use another folder."
         )
-    if version < len(MIGRATIONS):
+    if version < len(MIGRATIONS) and not (read_only and version):
         with _transaction(connection):
             # Another process may have been faster: only inside the transaction does the version hold.
             for number in range(_version(connection), len(MIGRATIONS)):

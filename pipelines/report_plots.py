@@ -97,7 +97,7 @@ def _reliability(judged: Sequence[Judged]) -> Plot:
 
     about = (
         "Does a score of 0.7 come true seven times in ten? Points on the dashed line say yes. Of the best text found for "
-        f"each question, given or not (0 where none was); 15 parts of equal width, hollow those of fewer than {FEW} questions."
+        f"each question, given or not (0 where none was); 15 parts of equal width, hollow below {FEW} questions."
     )
     rows = [(f"{b.mean_score:.3f}", f"{b.accuracy:.3f}", f"{b.count:,}{_few(b.count)}") for b in bins]
     title = "Reliability diagram"

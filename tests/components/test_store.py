@@ -488,10 +488,13 @@ class TestOpening:
         with pytest.raises(StoreError, match=rf"'{tmp_path}' can't be used: file is not a database"):
             SQLiteDocumentStore(tmp_path).write_documents([doc("a")])
 
-    def test_a_read_only_folder_can_be_read(self):
+    @pytest.mark.parametrize("schema", [1, len(database.MIGRATIONS)])
+    def test_a_read_only_folder_can_be_read(self, schema, monkeypatch):
+        """Also one of an older schema, which can't be brought to the present one."""
         folder = Path(tempfile.mkdtemp())
         try:
-            with SQLiteDocumentStore(folder) as store:
+            with monkeypatch.context() as patch, SQLiteDocumentStore(folder) as store:
+                patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:schema])
                 store.write_documents([doc("a")])
             folder.chmod(0o555)
             (folder / "needle.sqlite").chmod(0o444)

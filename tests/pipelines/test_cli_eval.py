@@ -21,8 +21,8 @@ QRELS = "10 0 b 1\n20 0 c 2\n20 0 b 1\n30 0 a 1\n"
 pytestmark = pytest.mark.skipif(not NEEDLE.exists(), reason="the needle command is not installed beside this Python")
 
 
-def needle(*arguments: str | Path, cwd: Path, code: int = 0) -> tuple[str, str]:
-    command = [NEEDLE, "eval", "retrieval", *arguments]
+def needle(*arguments: str | Path, cwd: Path, code: int = 0, what: str = "retrieval") -> tuple[str, str]:
+    command = [NEEDLE, "eval", what, *arguments]
     done = subprocess.run(command, capture_output=True, cwd=cwd, timeout=60, check=False, text=True)
     assert "\x1b" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -144,4 +144,43 @@ def test_what_can_not_be_done_is_told_in_one_line(folder, monkeypatch, arguments
 
 def test_a_file_that_can_not_be_written_is_told(folder):
     _, err = needle(*TREC, "--per-query", "nowhere/q.jsonl", cwd=folder, code=1)
-    assert "The queries' measures can't be written" in err
+    assert "There is no folder '" in err
+
+
+class TestAnswers:
+    @pytest.fixture
+    def squad(self, tmp_path) -> Path:
+        """Two paragraphs; a question has its answer, the other none."""
+        tarn = "The lighthouse of Tarn was lit in 1842. Its keeper was Ezra Whitcombe."
+        answers = [{"text": "1842", "answer_start": tarn.index("1842")}]
+        qas = [
+            {"id": "a", "question": "When was the lighthouse of Tarn lit?", "answers": answers, "is_impossible": False},
+            {"id": "b", "question": "Who painted the lighthouse of Tarn?", "answers": [], "is_impossible": True},
+        ]
+        other = {"context": "The quill of Orm was red.", "qas": []}
+        data = [{"title": "Tarn", "paragraphs": [{"context": tarn, "qas": qas}, other]}]
+        (tmp_path / "squad.json").write_text(json.dumps({"version": "2.0", "data": data}))
+        return tmp_path
+
+    @pytest.mark.parametrize("what", ["reader", "pipeline"])
+    def test_figures_answers_and_a_report(self, squad, what):
+        arguments = ("squad.json", "--save", "answers.json", "--report", "report.html")
+        out, err = needle(*arguments, cwd=squad, what=what)
+        lines = dict(line.rsplit(maxsplit=1) for line in out.splitlines()[1:])
+        assert lines["  exact_match"] == lines["  f1"] == "100.00"
+        assert lines["  with an answer"] == "1"
+        assert err == ""
+        assert json.loads((squad / "answers.json").read_text()) == {"a": "1842", "b": ""}
+        assert (squad / "report.html").read_text().startswith("<!DOCTYPE html>")
+        out, _ = needle("squad.json", "--compare", "answers.json", "--json", cwd=squad, what=what)
+        compared = json.loads(out)["differences"]["exact_match"]
+        assert (compared["mean"], compared["better"], compared["worse"]) == (0, 0, 0)
+
+    def test_a_store_and_pairs_without_passages(self, squad):
+        (squad / "pairs.csv").write_text("question,answer\nWhen was the lighthouse of Tarn lit?,1842\n")
+        out, err = needle("pairs.csv", cwd=squad, what="pipeline", code=1)
+        assert "'pairs.csv' has no passages to search: say which store to ask with --store FOLDER" in err
+        (squad / "tarn.txt").write_text("The lighthouse of Tarn was lit in 1842.")
+        subprocess.run([NEEDLE, "index", "tarn.txt", "--store", "store"], cwd=squad, check=True, capture_output=True)
+        out, _ = needle("pairs.csv", "--store", "store", "--json", cwd=squad, what="pipeline")
+        assert json.loads(out)["figures"]["exact_match"] == 100.0
