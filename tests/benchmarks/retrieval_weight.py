@@ -1,14 +1,15 @@
-"""How much the retrieval score should count beside the reader's: `python tests/benchmarks/retrieval_weight.py FILE... N`.
+"""How much the retrieval score should count beside the reader's.
 
-FILEs are in SQuAD's format; N answerable questions, evenly taken from each, are answered from the ten passages that each of
-needle's retrievers finds among all paragraphs of its file. Spans are then ranked by margin + weight x distance, for the
-distances below and several weights; a row is the mean F1 (and exact match) of the first answers. Never a test set.
+usage: python tests/benchmarks/retrieval_weight.py PIPELINE[,PIPELINE...] FILE... N
+PIPELINEs are definitions, like bm25_qa. FILEs are in SQuAD's format; N answerable questions, evenly taken from each, are
+answered from the ten passages that each pipeline finds among all paragraphs of their file. Spans are then ranked by margin +
+weight x distance, for the distances below and several weights; a row is the mean F1 (and exact match) of the first answers.
+Never a test set.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from haystack import Document
@@ -75,12 +76,10 @@ for name in sys.argv[1].split(","):
             ]
             rows.append([distance, weight, *(f"{figure:.2f}" for figure in figures)])
             print(name, *rows[-1], flush=True)
-    best = max(range(len(rows)), key=lambda i: float(rows[i][2]))
     kept = [rows[0], *(max((r for r in rows if r[0] == d), key=lambda r: float(r[2])) for d in DISTANCES)]
     sections.append(f"`{name}`, {len(judged)} questions:\n\n" + table(["distance", "weight", "f1", "exact_match"], kept))
-    Path(f"/tmp/retrieval_weight-{name}.txt").write_text("\n".join(map(str, rows)))
 record(
     "The retrieval score's weight in an answer's rank",
-    f"python tests/benchmarks/retrieval_weight.py {' '.join(paths)} {n}",
+    f"python tests/benchmarks/retrieval_weight.py {' '.join(sys.argv[1:])}",
     "The first row is the reader's margin alone; the others are each distance's best weight.\n\n" + "\n\n".join(sections),
 )
