@@ -8,7 +8,8 @@ import needle.components  # noqa: F401 (turns Haystack's telemetry off before Ha
 
 if TYPE_CHECKING:
     from needle.pipelines.loading import load_pipeline
-    from needle.pipelines.qa import QA, IndexReport, Result
+    from needle.pipelines.qa import QA
+    from needle.pipelines.results import IndexReport, Result
 
 __all__ = ["QA", "IndexReport", "Result", "load_pipeline"]
 

@@ -34,7 +34,8 @@ from needle.pipelines.console import (
 from needle.pipelines.console_qa import AskingPipeline, existing_store, open_qa, print_result
 
 if TYPE_CHECKING:
-    from needle.pipelines.qa import QA, Result
+    from needle.pipelines.qa import QA
+    from needle.pipelines.results import Result
 
 app = typer.Typer(
     name="needle",

@@ -48,9 +48,7 @@ class Relevant(StrEnum):
 
 QuestionFile = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[FILE]", help="SQuAD JSON, or CSV or JSONL of questions and answers; else the shipped corpus."
-    ),
+    typer.Argument(metavar="[FILE]", help="SQuAD JSON, or CSV or JSONL of questions and answers; else the shipped corpus."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Ask the first so many questions only.")]
 SaveAnswers = Annotated[

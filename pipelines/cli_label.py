@@ -32,7 +32,8 @@ from needle.pipelines.console import (
 from needle.pipelines.console_qa import AskingPipeline, existing_store, open_qa, print_result, source_name
 
 if TYPE_CHECKING:
-    from needle.pipelines.qa import QA, Result
+    from needle.pipelines.qa import QA
+    from needle.pipelines.results import Result
 
 _LETTERS = {"r": Verdict.RIGHT, "w": Verdict.WRONG, "s": Verdict.WRONG_SPAN, "n": Verdict.NO_ANSWER}
 _LINE = re.compile(r"(r|right|s|wrong[ _-]span|w|wrong|n|no[ _-]answer)(?:\s+(.+))?", re.IGNORECASE)

@@ -14,7 +14,8 @@ from needle.pipelines.console import import_haystack_without_torch, out, plain
 if TYPE_CHECKING:
     from haystack import ExtractedAnswer
 
-    from needle.pipelines.qa import QA, Result
+    from needle.pipelines.qa import QA
+    from needle.pipelines.results import Result
 
 AskingPipeline = Annotated[
     str | None,

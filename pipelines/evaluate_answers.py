@@ -33,7 +33,8 @@ from needle.components.reader import MiniLMReader
 from needle.data import SHIPPED_READER
 from needle.data.errors import QueryError
 from needle.data.squad import Question
-from needle.pipelines.qa import QA, Result
+from needle.pipelines.qa import QA
+from needle.pipelines.results import Result
 
 #: What is told of progress: the number of questions done and of all.
 Progress = Callable[[int, int], None]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,60 +34,12 @@ from needle.data import SHIPPED_READER
 from needle.data.errors import PipelineError, QueryError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
 from needle.pipelines.loading import load_pipeline, run_pipeline, takers
+from needle.pipelines.results import IndexReport, Result
 
 T = TypeVar("T")
 
 #: Files are converted and committed in batches of at most this many, or this many bytes.
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**20
-
-
-@dataclass(frozen=True)
-class Result:
-    """What is answered to a question.
-
-    answers: best first, without "no answer"; empty if nothing was found. no_answer_score: the probability that the passages
-    hold no answer, None if the pipeline does not tell. is_answered: whether the best answer beats "no answer".
-    """
-
-    query: str
-    answers: list[ExtractedAnswer]
-    no_answer_score: float | None
-    is_answered: bool
-
-    @property
-    def answer(self) -> ExtractedAnswer | None:
-        """The best answer; None if "no answer" is likelier."""
-        return self.answers[0] if self.is_answered else None
-
-    @property
-    def said(self) -> ExtractedAnswer:
-        """The best answer, or else "no answer" (data None) with the passage that came nearest to holding one."""
-        if self.is_answered:
-            return self.answers[0]
-        score = 1.0 if self.no_answer_score is None else self.no_answer_score  # None: nothing at all was found
-        nearest = self.answers[0].document if self.answers else None
-        return ExtractedAnswer(query=self.query, score=score, data=None, document=nearest)
-
-    @classmethod
-    def of(cls, query: str, answers: Sequence[ExtractedAnswer]) -> Result:
-        """Split a reader's list, in which "no answer" is the one whose data is None."""
-        nulls = [a.score for a in answers if a.data is None]
-        return cls(
-            query=query,
-            answers=[a for a in answers if a.data is not None],
-            no_answer_score=nulls[0] if nulls else None,
-            is_answered=bool(answers) and answers[0].data is not None,
-        )
-
-
-@dataclass
-class IndexReport:
-    """What became of the files given to `QA.index`: paths, and for skipped ones the reasons."""
-
-    indexed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    skipped: list[SkippedFile] = field(default_factory=list)
-    passages: int = 0
 
 
 class QA:
