@@ -1,7 +1,7 @@
 """How good BM25, vectors, both and a re-ranker are: `python tests/benchmarks/retrieval_quality.py SHARED [RANKER]`.
 
 SHARED: the folder with data/squad/dev-v1.1.json.gz, dev-v2.0.json.gz and data/ir/cranfield. RANKER: a cross-encoder's
-folder; with it, a second table has rerank_qa too, on at most 250 queries of each collection, evenly taken, since it reads 30
+folder; with it, a second table has rerank_qa too, on at most 100 queries of each collection, evenly taken, since it reads 30
 passages a query. Nothing is chosen on these.
 """
 
