@@ -63,7 +63,7 @@ if len(sys.argv) > 2:
         definition.write_text((DEFINITIONS / "rerank_qa.yaml").read_text().replace(asked, sys.argv[2]))
         some_rows = []
         for name, collection in collections.items():
-            chosen = list(collection.queries)[:: max(1, len(collection.queries) // 250)][:250]
+            chosen = list(collection.queries)[:: max(1, len(collection.queries) // 100)][:100]
             part = replace(
                 collection,
                 queries={i: collection.queries[i] for i in chosen},
