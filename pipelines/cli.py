@@ -115,7 +115,8 @@ def ask(
             raise NeedleError("Say what to ask: either --store FOLDER (made by needle index) or --docs PATH.")
         asking = definition(retriever, pipeline)
         qa = open_qa(existing_store(store) if store is not None else None, asking, model=model, embedder=embedder)
-        skipped = _index(qa, [str(path) for path in docs], quiet=True) if docs else False
+        # Without documents too: passages that are not embedded yet are embedded with progress, not in silence.
+        skipped = _index(qa, [str(path) for path in docs or []], quiet=True) if docs or asking != "bm25_qa" else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
                 out.print(json.dumps(_result_json(result), ensure_ascii=False), markup=False, soft_wrap=True)
