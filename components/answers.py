@@ -2,7 +2,8 @@
 
 Spans of different passages are compared by their log-odds: the margin, span_score - null_score of their passage, which is
 the model's log-odds of that span against "this passage holds no answer", and a prior, at most 0, for how much better than
-the span's passage the best one was retrieved. An answer's score is the probability 1 / (1 + exp(-log_odds)).
+the span's passage the best one was retrieved. An answer's score is its probability by the reader's calibration
+(`needle.components.confidence`), or, without one, 1 / (1 + exp(-log_odds)).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from haystack import Document, ExtractedAnswer
 
+from needle.components.confidence import NO_RIVAL, Confidence, Evidence
 from needle.components.metrics import normalise_answer
 from needle.components.passages import first_page, sentence_bounds
 
@@ -80,27 +82,56 @@ def priors(documents: Sequence[Document], weight: float) -> list[float]:
 
 
 def rank_answers(
-    query: str, candidates: Iterable[Candidate], top_k: int, no_answer: bool, null_threshold: float
+    query: str,
+    candidates: Iterable[Candidate],
+    top_k: int,
+    no_answer: bool,
+    null_threshold: float,
+    confidence: Confidence | None = None,
 ) -> list[ExtractedAnswer]:
-    """The best answers to a query, best first.
+    """The best answers to a query, best first by their log-odds.
 
     :param candidates: spans of all passages, in the passages' order; of equal log-odds the earlier one wins.
     :param top_k: most answers, "no answer" not counted.
-    :param no_answer: whether to add an answer whose data is None and whose score is 1 - the best answer's score. It comes
-        first if the log-odds of every span are below -`null_threshold` (for one passage, the SQuAD 2.0 rule: null_score -
-        span_score exceeds it), and else at its score's place below the best answer.
+    :param no_answer: whether to add an answer whose data is None. It comes first if the log-odds of every span are below
+        -`null_threshold` (for one passage, the SQuAD 2.0 rule: null_score - span_score exceeds it), and else at its score's
+        place below the best answer. Without a calibration its score is 1 - the best answer's.
     """
     ranked = sorted(candidates, key=lambda c: -c.log_odds)
-    best = ranked[0].log_odds if ranked else -math.inf
     merged: dict[str, list[Candidate]] = {}
     for candidate in _without_overlaps(ranked):
         merged.setdefault(normalise_answer(candidate.text) or candidate.text.lower(), []).append(candidate)
-    answers = [_answer(query, places) for places in list(merged.values())[:top_k]]
+    groups = list(merged.values())
+    evidence = _evidence(groups, max(1, top_k), len({candidate.document.id for candidate in ranked}))
+    log_odds = [places[0].log_odds for places in groups]
+    scores = list(map(probability, log_odds)) if confidence is None else confidence.of_answers(evidence)
+    answers = [_answer(query, *one) for one in list(zip(groups, evidence, scores, strict=False))[:top_k]]
     if no_answer:
-        null = ExtractedAnswer(query=query, score=1 - probability(best), data=None)
-        is_null = -best > null_threshold
-        answers.insert(0 if is_null else max(1, sum(a.score >= null.score for a in answers)), null)
+        score, meta = 1.0, {}
+        if evidence:
+            score = 1 - scores[0] if confidence is None else confidence.of_no_answer(evidence[0])
+            meta = {"evidence": evidence[0]._asdict()}
+        is_null = not evidence or -log_odds[0] > null_threshold
+        place = 0 if is_null else max(1, sum(a.score >= score for a in answers))
+        answers.insert(place, ExtractedAnswer(query=query, score=score, data=None, meta=meta))
     return answers
+
+
+def _evidence(groups: Sequence[Sequence[Candidate]], n: int, passages: int) -> list[Evidence]:
+    """Of the first n answers, given the places where each was found; the best answer and its best place come first."""
+    best = [places[0].log_odds for places in groups[:2]]
+    rivals = [*best[1:], *([-math.inf] if len(best) == 1 else []), *best[:1] * (n - 1)]
+    return [
+        Evidence(
+            margin=places[0].margin,
+            prior=places[0].prior,
+            gap=min(NO_RIVAL, places[0].log_odds - rival),
+            sources=len({place.source for place in places}),
+            words=len(places[0].text.split()),
+            passages=passages,
+        )
+        for places, rival in zip(groups[:n], rivals, strict=False)
+    ]
 
 
 def _without_overlaps(ranked: Iterable[Candidate]) -> Iterable[Candidate]:
@@ -114,12 +145,12 @@ def _without_overlaps(ranked: Iterable[Candidate]) -> Iterable[Candidate]:
             yield candidate
 
 
-def _answer(query: str, places: list[Candidate]) -> ExtractedAnswer:
+def _answer(query: str, places: list[Candidate], evidence: Evidence, score: float) -> ExtractedAnswer:
     best = places[0]
     context, offset = _context(best)
     return ExtractedAnswer(
         query=query,
-        score=probability(best.log_odds),
+        score=score,
         data=best.text,
         document=best.document,
         document_offset=ExtractedAnswer.Span(best.start_char, best.end_char),
@@ -128,6 +159,7 @@ def _answer(query: str, places: list[Candidate]) -> ExtractedAnswer:
         meta={
             "page_number": best.page_number,
             "retrieval_score": best.document.score,
+            "evidence": evidence._asdict(),
             "places": [_place(candidate) for candidate in places],
         },
     )
@@ -143,7 +175,7 @@ def _place(candidate: Candidate) -> dict[str, Any]:
         "page_number": candidate.page_number,
         "start_char": start,
         "end_char": end,
-        "score": probability(candidate.log_odds),
+        "log_odds": candidate.log_odds,
     }
 
 

@@ -15,6 +15,7 @@ from haystack import Document, ExtractedAnswer, component, default_from_dict, de
 from numpy.typing import NDArray
 
 from needle.components.answers import Candidate, priors, rank_answers
+from needle.components.confidence import Confidence, confidence_of
 from needle.components.engines import DType, Engine, EngineName, open_engine
 from needle.components.micro_batcher import MicroBatcher
 from needle.components.passages import trimmed
@@ -47,7 +48,12 @@ class _Asked(NamedTuple):
     documents: Sequence[Document]
     top_k: int
     no_answer: bool
-    null_threshold: float
+    null_threshold: float | None
+
+
+class _Loaded(NamedTuple):
+    tokenizer: PassageTokenizer
+    engine: Engine
 
 
 def check_query(query: object) -> None:
@@ -72,7 +78,7 @@ class MiniLMReader:
         document_store: SQLiteDocumentStore | None = None,
         top_k: int = 5,
         no_answer: bool = True,
-        null_threshold: float = 0.0,
+        null_threshold: float | None = None,
         retrieval_weight: float = 6.0,
         max_answer_tokens: int = 30,
         max_seq_len: int = 384,
@@ -87,7 +93,8 @@ class MiniLMReader:
         """
         :param document_store: where the passages' token ids are kept; those that it lacks are tokenised when read.
         :param top_k: most answers to a question. no_answer: whether "no answer" is added to them (data None).
-        :param null_threshold: "no answer" comes first when null_score - span_score is above this for every span.
+        :param null_threshold: "no answer" comes first when null_score - span_score is above this for every span; None for
+            the calibration's, or 0 where there is none.
         :param retrieval_weight: how much the retrieval score counts beside the reader's (see `answers.priors`); 0 for not at
             all. It matters only where a question has passages with different scores.
         :param max_answer_tokens: longest span. spans_per_window: how many spans of a window may become answers.
@@ -128,6 +135,8 @@ class MiniLMReader:
         self.devices = devices
         self.engine = engine
         self.dtype = dtype
+        #: What the scores are calibrated by; None before `warm_up`, and where there is no calibration.
+        self.confidence: Confidence | None = None
         self._begin()
         if hasattr(os, "register_at_fork"):
             reference = weakref.ref(self)
@@ -141,7 +150,7 @@ class MiniLMReader:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._batcher = MicroBatcher(self._answers)
-        self._loaded: tuple[PassageTokenizer, Engine] | None = None
+        self._loaded: _Loaded | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return default_to_dict(
@@ -181,7 +190,7 @@ class MiniLMReader:
         """`warm_up` in a thread: pipelines that run asynchronously would wait for it on the event loop."""
         await asyncio.to_thread(self.warm_up)
 
-    def _load(self) -> tuple[PassageTokenizer, Engine]:
+    def _load(self) -> _Loaded:
         with self._lock:
             if self._loaded is None:
                 checkpoint = open_checkpoint(self.model)
@@ -192,7 +201,11 @@ class MiniLMReader:
                 if self.max_seq_len > positions:
                     raise ValueError(f"max_seq_len is {self.max_seq_len}, but this model takes at most {positions} tokens.")
                 devices = self.devices if self.device is None else [self.device]
-                self._loaded = tokenizer, open_engine(checkpoint, devices, self.engine, self.dtype)
+                engine = open_engine(checkpoint, devices, self.engine, self.dtype)
+                if self.confidence is None:
+                    folder = None if self.document_store is None else self.document_store.folder
+                    self.confidence = confidence_of(checkpoint, folder)
+                self._loaded = _Loaded(tokenizer, engine)
             return self._loaded
 
     @component.output_types(answers=list[ExtractedAnswer], answers_per_query=list[list[ExtractedAnswer]])
@@ -268,6 +281,8 @@ class MiniLMReader:
     def _answers(self, asked: Sequence[_Asked]) -> list[list[ExtractedAnswer]]:
         """Each question's answers; questions share batches, up to so many passages that memory stays bounded."""
         tokenizer, engine = self._load()
+        confidence = self.confidence
+        default = 0.0 if confidence is None else confidence.null_threshold
         questions = [tokens.ids for tokens in tokenizer.encode([one.query.strip() for one in asked])]
         for one, question in zip(asked, questions, strict=True):  # whether there are passages or not
             try:
@@ -278,7 +293,8 @@ class MiniLMReader:
         for group in _groups([len(one.documents) for one in asked]):
             candidates = self._read(questions[group], [one.documents for one in asked[group]], tokenizer, engine)
             for one, found in zip(asked[group], candidates, strict=True):
-                answers.append(rank_answers(one.query, found, one.top_k, one.no_answer, one.null_threshold))
+                threshold = default if one.null_threshold is None else one.null_threshold
+                answers.append(rank_answers(one.query, found, one.top_k, one.no_answer, threshold, confidence))
         return answers
 
     def _read(

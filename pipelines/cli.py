@@ -1,4 +1,4 @@
-"""The `needle` command: index, ask, remove, status; `cli_eval` and `cli_label` hold the others.
+"""The `needle` command: index, ask, remove, status; `cli_eval` and its like hold the others.
 
 Exit codes: 0 all went well; 1 it could not be done, the message says why; 2 wrong usage; 3 done, but files were skipped.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from needle.data.errors import NeedleError, QueryError
+from needle.pipelines.cli_calibrate import calibrate
 from needle.pipelines.cli_eval import eval_app
 from needle.pipelines.cli_label import label, labels
 from needle.pipelines.console import (
@@ -44,6 +45,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(eval_app, name="eval")
+app.command()(calibrate)
 app.command()(label)
 app.command()(labels)
 SKIPPED = 3

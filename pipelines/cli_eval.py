@@ -153,7 +153,7 @@ def reader(
         questions = _questions(file, limit)
         evaluated = MiniLMReader(model)
         with progress_bar() as bar:
-            found = evaluate_reader(evaluated, questions, _told(bar, "questions"))
+            found = evaluate_reader(evaluated, questions, told_questions(bar))
         _finish(found, _compared(other, questions, None), save, report, as_json)
 
 
@@ -184,7 +184,7 @@ def pipeline(
         from needle.pipelines.evaluate_answers import evaluate_pipeline
 
         with progress_bar() as bar:
-            found = evaluate_pipeline(qa, questions, _told(bar, "questions"))
+            found = evaluate_pipeline(qa, questions, told_questions(bar))
         compared = _compared(other, questions, lambda name: _opened(name, store, file, model, embedder))
         _finish(found, compared, save, report, as_json)
 
@@ -223,7 +223,7 @@ def _compared(other: str | None, questions: list[Question], opened: Callable[[st
 
     if opened is not None and (other.endswith((".yaml", ".yml")) or not Path(other).exists()):
         with progress_bar() as bar:
-            return evaluate_pipeline(opened(other), questions, _told(bar, "questions"))
+            return evaluate_pipeline(opened(other), questions, told_questions(bar))
     return evaluate_predictions(Path(other).stem, questions, read_predictions(other))
 
 
@@ -251,7 +251,7 @@ def _finish(found: Evaluation, compared: Evaluation | None, save: Path | None, r
         write_report(report, found, compared)
 
 
-def _told(bar: Progress, thing: str) -> Callable[[int, int], None]:
+def told_questions(bar: Progress, thing: str = "questions") -> Callable[[int, int], None]:
     task = bar.add_task(thing, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -267,7 +267,7 @@ def _retrieve(pipeline: str, collection: Collection, top_k: int, embedder: str |
     from needle.pipelines.evaluate import retrieve
 
     with progress_bar() as bar:
-        return retrieve(pipeline, collection, top_k, _told(bar, "queries"), embedder)
+        return retrieve(pipeline, collection, top_k, told_questions(bar, "queries"), embedder)
 
 
 def _saved_run(path: Path, collection: Collection, top_k: int) -> Run:

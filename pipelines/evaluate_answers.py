@@ -72,7 +72,8 @@ class Judged:
     """A question, what was answered, and how that is judged.
 
     prediction: the answer given, "" for no answer. answers: the texts found, best first, without "no answer".
-    score: the probability of the best of them, 0 if there is none. exact_match, f1: 0 ... 1.
+    score: the probability of the best of them, 0 if there is none. no_answer_score: of no answer, None if it is not told.
+    exact_match, f1: 0 ... 1.
     found_rank: the rank of the first passage read that holds an answer, None if none does. gold, predicted: where the answer
     is and where the best text found is. seconds: how long the answer took, None if it was asked in a batch.
     """
@@ -81,6 +82,7 @@ class Judged:
     prediction: str
     answers: tuple[str, ...]
     score: float
+    no_answer_score: float | None
     exact_match: float
     f1: float
     outcome: Outcome
@@ -188,6 +190,7 @@ def _judge(question: Question, result: Result, passages: Sequence[Document]) -> 
         prediction=prediction,
         answers=tuple(answer.data or "" for answer in result.answers),
         score=best.score if best else 0.0,
+        no_answer_score=result.no_answer_score,
         exact_match=score.exact_match,
         f1=score.f1,
         outcome=outcome,
@@ -270,6 +273,8 @@ def _figures(
     right = [hit and not one.question.is_impossible for hit, one in zip(right, judged, strict=True)]
     figures["expected_calibration_error"] = expected_calibration_error(chances, right)
     figures["brier_score"] = brier_score(chances, right)
+    if doubted := [(one.no_answer_score, one.question.is_impossible) for one in judged if one.no_answer_score is not None]:
+        figures["no_answer_calibration_error"] = expected_calibration_error(*zip(*doubted, strict=True))
     figures["questions_per_second"] = len(judged) / seconds
     if timed := [1000 * one.seconds for one in judged if one.seconds is not None]:
         p50, p95, p99 = np.percentile(timed, [50, 95, 99])

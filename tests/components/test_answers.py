@@ -6,6 +6,8 @@ import pytest
 from haystack import Document
 
 from needle.components.answers import Candidate, priors, probability, rank_answers
+from needle.components.calibration import Calibration
+from needle.components.confidence import FEATURES, NO_RIVAL, Confidence
 
 
 def span(document: Document, text: str, margin: float) -> Candidate:
@@ -31,7 +33,7 @@ def test_an_answer_from_a_passage_retrieved_with_a_lower_score_counts_for_less()
     answers = rank_answers("q", behind, 5, True, 0.0)
     assert [a.data for a in answers] == ["20 July 1969", "Armstrong", None]
     assert [a.score for a in answers[:2]] == [pytest.approx(probability(2.0)), pytest.approx(probability(1.5))]
-    assert answers[1].meta["places"][0]["score"] == answers[1].score
+    assert answers[1].meta["places"][0]["log_odds"] == 1.5
     assert rank_answers("q", [Candidate(MOON, 0, 6, margin=1.0, prior=-1.5)], 5, True, 0.0)[0].data is None
 
 
@@ -147,3 +149,26 @@ def test_passages_whose_place_in_their_source_is_not_told_do_not_overlap():
     passages = [Document(content=c, meta={"source_id": "s"}) for c in ("The keeper was Ada Pell.", "They said it was Tom.")]
     found = rank_answers("q", [span(passages[0], "Ada Pell", 2.0), span(passages[1], "Tom", 1.0)], 5, False, 0.0)
     assert [a.data for a in found] == ["Ada Pell", "Tom"]
+
+
+def test_an_answer_carries_the_evidence_that_its_probability_is_computed_from():
+    found = [span(MOON, "20 July 1969", 2.0), span(RACE, "20 July, 1969", 3.0), span(RACE, "Armstrong led", 1.0)]
+    first, second, null = rank_answers("q", found, 5, True, 0.0)
+    expected = {"margin": 3.0, "prior": 0.0, "gap": 2.0, "sources": 2, "words": 3, "passages": 2}
+    assert first.meta["evidence"] == null.meta["evidence"] == expected
+    assert second.meta["evidence"] == {"margin": 1.0, "prior": 0.0, "gap": -2.0, "sources": 1, "words": 2, "passages": 2}
+    [alone] = rank_answers("q", found[:1], 5, False, 0.0)
+    assert alone.meta["evidence"]["gap"] == NO_RIVAL
+
+
+def test_with_a_calibration_scores_are_its_probabilities():
+    zeros = [0.0] * len(FEATURES)
+    by_sources = Calibration(FEATURES, tuple(float(name == "sources") for name in FEATURES), -1.0)
+    confidence = Confidence(by_sources, Calibration(FEATURES, tuple(zeros), math.log(0.2 / 0.8)), 0.0, "weights")
+    found = [span(MOON, "20 July 1969", 2.0), span(RACE, "20 July, 1969", 3.0), span(RACE, "Armstrong led", 1.0)]
+    first, second, null = rank_answers("q", found, 5, True, 0.0, confidence)
+    assert first.score == pytest.approx(probability(math.log(2) - 1))
+    assert second.score == pytest.approx(probability(-1))
+    assert (null.data, null.score) == (None, pytest.approx(0.2))
+    assert [a.score for a in rank_answers("q", [], 5, True, 0.0, confidence)] == [1.0]
+    assert len(rank_answers("q", found, 0, True, 0.0, confidence)) == 1
