@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from haystack import Document, ExtractedAnswer
@@ -105,6 +106,7 @@ def rank_answers(
     evidence = _evidence(groups, max(1, top_k), len({candidate.document.id for candidate in ranked}))
     log_odds = [places[0].log_odds for places in groups]
     scores = list(map(probability, log_odds)) if confidence is None else confidence.of_answers(evidence)
+    scores = list(accumulate(scores, min))  # of an answer below that is shorter, say, it may be higher
     answers = [_answer(query, *one) for one in list(zip(groups, evidence, scores, strict=False))[:top_k]]
     if no_answer:
         score, meta = 1.0, {}

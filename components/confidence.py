@@ -104,11 +104,12 @@ class Confidence:
         file = folder / CALIBRATION_FILE
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-            told = {name: data.pop(name) for name in ("answer", "no_answer")}
-            models = {name: model if model is None else Calibration.from_dict(model) for name, model in told.items()}
-            if any(model is not None and model.names != FEATURES for model in models.values()):
+            answer = Calibration.from_dict(data.pop("answer"))
+            no_answer = None if data["no_answer"] is None else Calibration.from_dict(data["no_answer"])
+            del data["no_answer"]
+            if any(model.names != FEATURES for model in (answer, no_answer or answer)):
                 raise ValueError(f"its features are not {list(FEATURES)}")
-            return cls(**models, **data)
+            return cls(answer, no_answer, **data)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from needle.pipelines.loading import load_pipeline
     from needle.pipelines.qa import QA
     from needle.pipelines.results import IndexReport, Result
+    from needle.pipelines.training import resume_training, train
 
-__all__ = ["QA", "IndexReport", "Result", "load_pipeline"]
+__all__ = ["QA", "IndexReport", "Result", "load_pipeline", "resume_training", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from needle.pipelines.loading import load_pipeline
 
         return load_pipeline
+    if name in ("resume_training", "train"):
+        from needle.pipelines import training
+
+        return getattr(training, name)
     if name in __all__:
         from needle.pipelines import qa
 

@@ -129,6 +129,7 @@ def fit(reader: MiniLMReader, questions: Sequence[Question], results: Sequence[R
         chances[own] = model.probability(features([evidence[i][0] for i in own]))
     unanswerable = np.array([question.is_impossible for question, _ in asked], float)
     knows_no_answer = 0 < unanswerable.sum() < len(asked)
+    no_answer: Calibration | None
     if knows_no_answer:
         no_answer = Calibration.fit(FEATURES, features([e[0] for e in evidence]), unanswerable)
         threshold = _null_threshold(asked, [e[0] for e in evidence])

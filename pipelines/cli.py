@@ -17,6 +17,8 @@ from needle.data.errors import NeedleError, QueryError
 from needle.pipelines.cli_calibrate import calibrate
 from needle.pipelines.cli_eval import eval_app
 from needle.pipelines.cli_label import label, labels
+from needle.pipelines.cli_migrate import migrate
+from needle.pipelines.cli_train import train
 from needle.pipelines.console import (
     AsJson,
     EmbedderModel,
@@ -48,6 +50,8 @@ app.add_typer(eval_app, name="eval")
 app.command()(calibrate)
 app.command()(label)
 app.command()(labels)
+app.command()(migrate)
+app.command()(train)
 SKIPPED = 3
 
 

@@ -273,8 +273,10 @@ def _figures(
     right = [hit and not one.question.is_impossible for hit, one in zip(right, judged, strict=True)]
     figures["expected_calibration_error"] = expected_calibration_error(chances, right)
     figures["brier_score"] = brier_score(chances, right)
-    if doubted := [(one.no_answer_score, one.question.is_impossible) for one in judged if one.no_answer_score is not None]:
-        figures["no_answer_calibration_error"] = expected_calibration_error(*zip(*doubted, strict=True))
+    if doubted := [one for one in judged if one.no_answer_score is not None]:
+        figures["no_answer_calibration_error"] = expected_calibration_error(
+            np.array([one.no_answer_score for one in doubted]), [one.question.is_impossible for one in doubted]
+        )
     figures["questions_per_second"] = len(judged) / seconds
     if timed := [1000 * one.seconds for one in judged if one.seconds is not None]:
         p50, p95, p99 = np.percentile(timed, [50, 95, 99])

@@ -13,7 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from needle.data import SHIPPED_CORPUS
-from needle.pipelines import QA
+from needle.data.squad import read_squad
+from needle.pipelines import QA, Result
 
 # A busy machine makes an example slow, not wrong.
 hypothesis.settings.register_profile("needle", deadline=None)
@@ -36,3 +37,9 @@ def corpus_qa(tmp_path_factory: pytest.TempPathFactory) -> QA:
     qa = QA.open(tmp_path_factory.mktemp("corpus") / "store")
     qa.index([SHIPPED_CORPUS / "documents"])
     return qa
+
+
+@pytest.fixture(scope="session")
+def corpus_results(corpus_qa: QA) -> list[Result]:
+    """What is answered to the shipped corpus' questions, in the file's order."""
+    return corpus_qa.ask_many([question.question for question in read_squad(SHIPPED_CORPUS / "questions.json")])

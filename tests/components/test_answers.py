@@ -172,3 +172,11 @@ def test_with_a_calibration_scores_are_its_probabilities():
     assert (null.data, null.score) == (None, pytest.approx(0.2))
     assert [a.score for a in rank_answers("q", [], 5, True, 0.0, confidence)] == [1.0]
     assert len(rank_answers("q", found, 0, True, 0.0, confidence)) == 1
+
+
+def test_no_answer_has_a_higher_score_than_one_ranked_above_it():
+    by_words = Calibration(FEATURES, tuple(-float(name == "words") for name in FEATURES), 0.0)
+    confidence = Confidence(by_words, None, 0.0, "weights")
+    found = rank_answers("q", [span(MOON, "20 July 1969", 2.0), span(RACE, "Armstrong", 1.0)], 5, False, 0.0, confidence)
+    assert [a.data for a in found] == ["20 July 1969", "Armstrong"]
+    assert found[0].score == found[1].score == pytest.approx(probability(-math.log(3)))

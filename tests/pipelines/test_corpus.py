@@ -6,18 +6,11 @@ are what was measured when this test was written (RESULTS.md), less two points.
 
 from pathlib import Path
 
-import pytest
-
 from needle.components.metrics import squad_scores
 from needle.data import SHIPPED_CORPUS
 from needle.data.squad import read_squad
 
 QUESTIONS = read_squad(SHIPPED_CORPUS / "questions.json")
-
-
-@pytest.fixture(scope="module")
-def results(corpus_qa):
-    return corpus_qa.ask_many([question.question for question in QUESTIONS])
 
 
 def test_the_corpus_is_what_its_readme_says(corpus_qa):
@@ -47,8 +40,8 @@ def test_the_passage_with_the_answer_is_among_the_ten_retrieved(corpus_qa):
     assert recall_at_10 >= 0.937
 
 
-def test_answers_are_right_as_often_as_measured(results):
-    predictions = {q.id: r.answer.data if r.answer else "" for q, r in zip(QUESTIONS, results, strict=True)}
+def test_answers_are_right_as_often_as_measured(corpus_results):
+    predictions = {q.id: r.answer.data if r.answer else "" for q, r in zip(QUESTIONS, corpus_results, strict=True)}
     scores = squad_scores(QUESTIONS, predictions)
     print({name: round(value, 2) for name, value in scores.items()})
     assert scores["exact_match"] >= 70.5
@@ -56,8 +49,8 @@ def test_answers_are_right_as_often_as_measured(results):
     assert scores["no_answer_f1"] >= 64.3
 
 
-def test_every_answer_stands_where_it_says(results):
-    for result in results:
+def test_every_answer_stands_where_it_says(corpus_results):
+    for result in corpus_results:
         for answer in result.answers:
             offset, inner = answer.document_offset, answer.context_offset
             assert answer.document.content[offset.start : offset.end] == answer.data
@@ -67,11 +60,11 @@ def test_every_answer_stands_where_it_says(results):
         assert [a.score for a in result.answers] == sorted((a.score for a in result.answers), reverse=True)
 
 
-def test_an_answer_found_in_several_documents_names_them_all(results):
-    several = [a for r in results for a in r.answers if len({p["file_path"] for p in a.meta["places"]}) > 1]
+def test_an_answer_found_in_several_documents_names_them_all(corpus_results):
+    several = [a for r in corpus_results for a in r.answers if len({p["file_path"] for p in a.meta["places"]}) > 1]
     assert len(several) >= 20
 
 
-def test_answers_come_from_every_type_of_file(results):
-    best = [r.answer for r in results if r.answer]
+def test_answers_come_from_every_type_of_file(corpus_results):
+    best = [r.answer for r in corpus_results if r.answer]
     assert {Path(a.meta["places"][0]["file_path"]).suffix for a in best} >= {".txt", ".md", ".html", ".pdf", ".docx", ".csv"}
