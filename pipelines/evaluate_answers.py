@@ -82,7 +82,6 @@ class Judged:
     prediction: str
     answers: tuple[str, ...]
     score: float
-    no_answer_score: float | None
     exact_match: float
     f1: float
     outcome: Outcome
@@ -90,6 +89,7 @@ class Judged:
     gold: Place | None
     predicted: Place | None
     seconds: float | None
+    no_answer_score: float | None = None
 
 
 @dataclass(frozen=True)

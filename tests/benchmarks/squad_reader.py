@@ -1,4 +1,4 @@
-"""Official SQuAD figures of a reader on gold passages, through the reader component.
+"""Official SQuAD figures of a reader on gold passages, through the reader component; null threshold 0.
 
 usage: python tests/benchmarks/squad_reader.py FILE.json[.gz] [READER] [ENGINE]
 READER: a folder or hub id; "shipped" (the default) for needle's own. ENGINE: numba, onnx or torch, on the CPU.
@@ -16,7 +16,8 @@ from needle.data.squad import read_squad
 path = sys.argv[1]
 model = sys.argv[2] if len(sys.argv) > 2 else "shipped"
 engine = sys.argv[3] if len(sys.argv) > 3 else None
-reader = MiniLMReader(None if model == "shipped" else model, top_k=1, spans_per_window=1, device="cpu", engine=engine)
+shared = {"top_k": 1, "null_threshold": 0.0, "spans_per_window": 1, "device": "cpu"}
+reader = MiniLMReader(None if model == "shipped" else model, engine=engine, **shared)
 reader.warm_up()
 questions = read_squad(path)
 started = time.perf_counter()

@@ -49,9 +49,9 @@ def pipeline_groups() -> list[Group]:
         Group("many answers, not aligned to words", {"top_k": 20, "align_to_words": False}, own(12, 1)),
         Group("short answers", {"top_k": 5, "max_answer_len": 3}, own(12, 2)),
         Group("tiny contexts", {"top_k": 5}, [("Who wrote it?", "By Ada."), ("What is it?", "Tea"), ("When?", "In 1842.")]),
-        Group("long contexts", {"top_k": 3}, among(16, 5)),
-        Group("long contexts, impossible", {"top_k": 2, "handle_impossible_answer": True}, among(24, 6, 3)),
-        Group("long contexts, first answer", {}, among(24, 12, 5)),
+        Group("long contexts", {"top_k": 3}, among(32, 5)),
+        Group("long contexts, impossible", {"top_k": 2, "handle_impossible_answer": True}, among(48, 6, 3)),
+        Group("long contexts, first answer", {}, among(72, 12, 5)),
         Group("short windows", {"top_k": 4, "max_seq_len": 96, "doc_stride": 40}, among(16, 2, 7)),
     ]
 
@@ -83,7 +83,7 @@ def farm_readings() -> list[Reading]:
 
     null = {"return_no_answer": True}
     return [
-        Reading("each question, one document", null, on(1, 1)),
+        Reading("each question, one document", null, on(3, 1)),
         Reading("several documents", null, on(10, 4, first=1)),
         Reading("without no answer, a threshold", {"confidence_threshold": 0.3, "top_k": 3}, on(14, 3, first=2)),
         Reading("raw scores", {**null, "use_confidence_scores": False}, on(14, 3, first=3)),
@@ -91,6 +91,6 @@ def farm_readings() -> list[Reading]:
         Reading("many spans", {"top_k_per_sample": 5, "top_k_per_candidate": 5}, on(20, 2, first=5)),
         Reading("spans far apart", {"top_k_per_sample": 3, "duplicate_filtering": 4}, on(20, 2, first=6)),
         Reading("spans anyhow", {"top_k_per_sample": 3, "duplicate_filtering": -1}, on(20, 2, first=7)),
-        Reading("long documents", null, on(20, 2, 5, 8)),
-        Reading("long windows", {**null, "max_seq_len": 384, "context_window_size": 40}, on(24, 2, 6, 9)),
+        Reading("long documents", null, on(40, 2, 5, 8)),
+        Reading("long windows", {**null, "max_seq_len": 384, "context_window_size": 40}, on(72, 2, 6, 9)),
     ]
