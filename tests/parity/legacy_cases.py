@@ -84,13 +84,13 @@ def farm_readings() -> list[Reading]:
     null = {"return_no_answer": True}
     return [
         Reading("each question, one document", null, on(3, 1)),
-        Reading("several documents", null, on(10, 4, first=1)),
-        Reading("without no answer, a threshold", {"confidence_threshold": 0.3, "top_k": 3}, on(14, 3, first=2)),
-        Reading("raw scores", {**null, "use_confidence_scores": False}, on(14, 3, first=3)),
-        Reading("a boost", {**null, "no_ans_boost": 4.0, "top_k_per_sample": 2}, on(14, 2, first=4)),
-        Reading("many spans", {"top_k_per_sample": 5, "top_k_per_candidate": 5}, on(20, 2, first=5)),
-        Reading("spans far apart", {"top_k_per_sample": 3, "duplicate_filtering": 4}, on(20, 2, first=6)),
-        Reading("spans anyhow", {"top_k_per_sample": 3, "duplicate_filtering": -1}, on(20, 2, first=7)),
+        Reading("several documents", null, on(20, 4, first=1)),
+        Reading("without no answer, a threshold", {"confidence_threshold": 0.3, "top_k": 3}, on(28, 3, first=2)),
+        Reading("raw scores", {**null, "use_confidence_scores": False}, on(28, 3, first=3)),
+        Reading("a boost", {**null, "no_ans_boost": 4.0, "top_k_per_sample": 2}, on(28, 2, first=4)),
+        Reading("many spans", {"top_k_per_sample": 5, "top_k_per_candidate": 5}, on(40, 2, first=5)),
+        Reading("spans far apart", {"top_k_per_sample": 3, "duplicate_filtering": 4}, on(40, 2, first=6)),
+        Reading("spans anyhow", {"top_k_per_sample": 3, "duplicate_filtering": -1}, on(40, 2, first=7)),
         Reading("long documents", null, on(40, 2, 5, 8)),
         Reading("long windows", {**null, "max_seq_len": 384, "context_window_size": 40}, on(72, 2, 6, 9)),
     ]
