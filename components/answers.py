@@ -121,18 +121,17 @@ def rank_answers(
 
 def _evidence(groups: Sequence[Sequence[Candidate]], n: int, passages: int) -> list[Evidence]:
     """Of the first n answers, given the places where each was found; the best answer and its best place come first."""
-    best = [places[0].log_odds for places in groups[:2]]
-    rivals = [*best[1:], *([-math.inf] if len(best) == 1 else []), *best[:1] * (n - 1)]
+    best, second = ([places[0].log_odds for places in groups[:2]] + [-math.inf] * 2)[:2]
     return [
         Evidence(
             margin=places[0].margin,
             prior=places[0].prior,
-            gap=min(NO_RIVAL, places[0].log_odds - rival),
+            gap=min(NO_RIVAL, places[0].log_odds - (best if i else second)),
             sources=len({place.source for place in places}),
             words=len(places[0].text.split()),
             passages=passages,
         )
-        for places, rival in zip(groups[:n], rivals, strict=False)
+        for i, places in enumerate(groups[:n])
     ]
 
 
@@ -162,13 +161,13 @@ def _answer(query: str, places: list[Candidate], evidence: Evidence, score: floa
             "page_number": best.page_number,
             "retrieval_score": best.document.score,
             "evidence": evidence._asdict(),
-            "places": [_place(candidate) for candidate in places],
+            "places": [place_of(candidate) | {"log_odds": candidate.log_odds} for candidate in places],
         },
     )
 
 
-def _place(candidate: Candidate) -> dict[str, Any]:
-    """Where an answer was found; start_char and end_char are offsets in the source Document."""
+def place_of(candidate: Candidate) -> dict[str, Any]:
+    """Where an answer was found, for `meta["places"]`; start_char and end_char are offsets in the source Document."""
     start, end = candidate.source_offset
     return {
         "document_id": candidate.document.id,
@@ -177,7 +176,6 @@ def _place(candidate: Candidate) -> dict[str, Any]:
         "page_number": candidate.page_number,
         "start_char": start,
         "end_char": end,
-        "log_odds": candidate.log_odds,
     }
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 
+from needle.components.answers import Candidate, place_of
 from needle.components.engines import DType, EngineName
 from needle.components.legacy_scores import independent_probability, overlap_share
 from needle.components.passages import first_page, trimmed
-from needle.components.places import places
 from needle.components.spans import best_spans
 from needle.components.window_logits import WindowReader
 
@@ -232,7 +232,7 @@ def without_overlaps(places: Sequence[_Place], threshold: float | None, top_k: i
 
 def _answer(query: str, document: Document, place: _Place) -> ExtractedAnswer:
     text = document.content or ""
-    meta: dict[str, Any] = {"places": places(document, place.start, place.end)}
+    meta: dict[str, Any] = {"places": [place_of(Candidate(document, place.start, place.end, margin=0.0))]}
     if isinstance(document.meta.get("page_number"), int):
         meta["answer_page_number"] = first_page(document) + text[: place.start].count("\f")
     return ExtractedAnswer(

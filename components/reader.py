@@ -190,6 +190,13 @@ class MiniLMReader:
         """`warm_up` in a thread: pipelines that run asynchronously would wait for it on the event loop."""
         await asyncio.to_thread(self.warm_up)
 
+    @property
+    def default_null_threshold(self) -> float:
+        """`null_threshold`, or where it is None the calibration's, which `warm_up` loads, or 0."""
+        if self.null_threshold is not None:
+            return self.null_threshold
+        return 0.0 if self.confidence is None else self.confidence.null_threshold
+
     def _load(self) -> _Loaded:
         with self._lock:
             if self._loaded is None:
@@ -276,13 +283,12 @@ class MiniLMReader:
             raise ValueError(f"top_k must be at least 0, not {top_k}.")
         check_query(query)
         no_answer = self.no_answer if no_answer is None else no_answer
-        return _Asked(query, documents, top_k, no_answer, self.null_threshold if null_threshold is None else null_threshold)
+        return _Asked(query, documents, top_k, no_answer, null_threshold)
 
     def _answers(self, asked: Sequence[_Asked]) -> list[list[ExtractedAnswer]]:
         """Each question's answers; questions share batches, up to so many passages that memory stays bounded."""
         tokenizer, engine = self._load()
-        confidence = self.confidence
-        default = 0.0 if confidence is None else confidence.null_threshold
+        default = self.default_null_threshold
         questions = [tokens.ids for tokens in tokenizer.encode([one.query.strip() for one in asked])]
         for one, question in zip(asked, questions, strict=True):  # whether there are passages or not
             try:
@@ -294,7 +300,7 @@ class MiniLMReader:
             candidates = self._read(questions[group], [one.documents for one in asked[group]], tokenizer, engine)
             for one, found in zip(asked[group], candidates, strict=True):
                 threshold = default if one.null_threshold is None else one.null_threshold
-                answers.append(rank_answers(one.query, found, one.top_k, one.no_answer, threshold, confidence))
+                answers.append(rank_answers(one.query, found, one.top_k, one.no_answer, threshold, self.confidence))
         return answers
 
     def _read(

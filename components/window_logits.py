@@ -19,7 +19,7 @@ from needle.components.engines import DType, Engine, EngineName, open_engine
 from needle.components.reader import check_query
 from needle.components.tokenizer import PassageTokenizer, Tokens
 from needle.components.weights import Checkpoint, open_checkpoint
-from needle.components.windows import WINDOW, Batch, batches_by_length, fill_batch, passage_capacity
+from needle.components.windows import Batch, batches_by_length, cut_windows, fill_batch, passage_capacities
 from needle.data.errors import ModelError
 
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"]
@@ -82,21 +82,9 @@ def split_by_step(
     :returns: (n,) of `WINDOW`, ordered by pair, then by start_token; a passage without tokens has no window.
     :raises QueryError: if a question leaves no room for a passage.
     """
-    if len(question_lengths) == 0:
-        return np.empty(0, WINDOW)
-    passage_capacity(int(question_lengths.max()), n_special, max_seq_len)
-    capacity = max_seq_len - n_special - question_lengths
+    capacity = passage_capacities(question_lengths, n_special, max_seq_len)
     steps = np.clip(capacity - (overlap or 0) if step is None else step, 1, capacity)
-    n_windows = 1 + -(-np.maximum(passage_lengths - capacity, 0) // steps)
-    n_windows[passage_lengths == 0] = 0
-    pair = np.repeat(np.arange(len(passage_lengths)), n_windows)
-    nth = np.arange(len(pair)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
-    windows = np.empty(len(pair), WINDOW)
-    windows["pair"] = pair
-    windows["start_token"] = nth * steps[pair]
-    windows["end_token"] = np.minimum(windows["start_token"] + capacity[pair], passage_lengths[pair])
-    windows["length"] = n_special + question_lengths[pair] + windows["end_token"] - windows["start_token"]
-    return windows
+    return cut_windows(question_lengths, passage_lengths, n_special, capacity, steps)
 
 
 class WindowReader:

@@ -67,11 +67,33 @@ def split_windows(
     :returns: (n,) of `WINDOW`, ordered by pair, then by start_token; a passage without tokens has no window.
     :raises QueryError: if a question leaves no room for a passage.
     """
+    capacity = passage_capacities(question_lengths, n_special, max_seq_len)
+    step = capacity - np.minimum(stride, capacity // 2)
+    return cut_windows(question_lengths, passage_lengths, n_special, capacity, step)
+
+
+def passage_capacities(question_lengths: NDArray[np.int32], n_special: int, max_seq_len: int) -> NDArray[np.int32]:
+    """`passage_capacity` of (P,) questions: (P,).
+
+    :raises QueryError: if it fails for the longest.
+    """
+    passage_capacity(int(question_lengths.max(initial=0)), n_special, max_seq_len)
+    return max_seq_len - n_special - question_lengths
+
+
+def cut_windows(
+    question_lengths: NDArray[np.int32],
+    passage_lengths: NDArray[np.int32],
+    n_special: int,
+    capacity: NDArray[np.int32],
+    step: NDArray[np.int32],
+) -> NDArray[np.void]:
+    """Windows of `capacity` tokens of the passage that start `step` tokens apart, as `split_windows` gives them.
+
+    :param capacity, step: (P,), of each pair.
+    """
     if len(question_lengths) == 0:
         return np.empty(0, WINDOW)
-    passage_capacity(int(question_lengths.max()), n_special, max_seq_len)
-    capacity = max_seq_len - n_special - question_lengths
-    step = capacity - np.minimum(stride, capacity // 2)
     n_windows = 1 + -(-np.maximum(passage_lengths - capacity, 0) // step)
     n_windows[passage_lengths == 0] = 0
     pair = np.repeat(np.arange(len(passage_lengths)), n_windows)

@@ -42,7 +42,7 @@ def read_squad(path: str | Path) -> list[Question]:
 
     :raises UnreadableFile: if the file is missing, is not JSON, or lacks a field; the message names the file and field.
     """
-    content = _read_json(path, "SQuAD JSON")
+    content = read_json(path, "SQuAD JSON")
     try:
         return list(_questions(content))
     except (KeyError, TypeError, AttributeError) as error:
@@ -54,7 +54,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
 
     :raises UnreadableFile: if the file is missing or not of that format; the message names the file and the entry.
     """
-    content = _read_json(path, "predictions")
+    content = read_json(path, "predictions")
     if not isinstance(content, dict):
         raise UnreadableFile(f"'{path}' must hold an object of question id -> answer text, not a {type(content).__name__}.")
     for id_, text in content.items():
@@ -63,7 +63,12 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     return content
 
 
-def _read_json(path: str | Path, kind: str) -> Any:
+def read_json(path: str | Path, kind: str) -> Any:
+    """What a JSON file, plain or .gz, holds.
+
+    :param kind: of content, for the message.
+    :raises UnreadableFile: if it can't be read.
+    """
     try:
         raw = Path(path).read_bytes()
         return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)

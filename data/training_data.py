@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from needle.data.errors import UnreadableFile
-from needle.data.squad import Question, _read_json
+from needle.data.squad import Question, read_json
 
 _PARAGRAPH = {"context", "qas", "document_id"}
 _QUESTION = {"id", "question", "answers", "is_impossible", "plausible_answers", "also"}
@@ -60,7 +60,7 @@ def hold_out(questions: Sequence[Question], share: float, seed: int) -> tuple[li
 
 
 def _read(path: str, seen: dict[str, str], skip_bad: bool) -> TrainingFile:
-    content = _read_json(path, "SQuAD JSON")
+    content = read_json(path, "SQuAD JSON")
     questions: list[Question] = []
     bad: list[str] = []
     for found in _questions(path, content):

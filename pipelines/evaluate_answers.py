@@ -131,7 +131,7 @@ def evaluate_reader(reader: MiniLMReader, questions: Sequence[Question], progres
 
     judged, seconds = _judged(questions, ask, progress)
     name = reader.model or f"{SHIPPED_READER.name} (shipped)"
-    return _evaluation(name, judged, seconds, {"reader": name, "null_threshold": reader.null_threshold})
+    return _evaluation(name, judged, seconds, {"reader": name, "null_threshold": reader.default_null_threshold})
 
 
 def evaluate_pipeline(qa: QA, questions: Sequence[Question], progress: Progress | None = None) -> Evaluation:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from haystack import Document, ExtractedAnswer
 
+from needle.components.answers import Candidate, place_of
 from needle.components.passages import first_page
-from needle.components.places import places
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def answer_at(
         document_offset=ExtractedAnswer.Span(start, end),
         context=text[slice(*context)],
         context_offset=ExtractedAnswer.Span(start - context[0], end - context[0]),
-        meta={**meta, "places": places(document, start, end)},
+        meta={**meta, "places": [place_of(Candidate(document, start, end, margin=0.0))]},
     )
 
 
