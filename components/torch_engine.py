@@ -33,7 +33,7 @@ class TorchEngine:
         self.batch_tokens = min(replica.batch_tokens for replica in self._replicas)
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._replicas[0].logits(batch)
+        return next(self._turns).logits(batch)
 
     def submit(self, batch: Batch, max_answer_tokens: int, n: int) -> Callable[[], Spans]:
         return next(self._turns).submit(batch, max_answer_tokens, n)
@@ -47,6 +47,8 @@ class _Replica:
             self.device = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"device must be a torch device such as 'cpu', 'cuda' or 'cuda:1', not {device!r}.") from error
+        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
+            raise ModelError(f"The device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
         on_cpu = self.device.type == "cpu"
         self.batch_tokens = 1024 if on_cpu else 16384
         self._dtype = getattr(torch, dtype or _fastest_dtype(self.device))

@@ -170,11 +170,12 @@ class WindowReader:
         windows = split_by_step(question_lengths, passage_lengths, n_special, max_seq_len, step, overlap)
         batch_tokens = engine.batch_tokens if batch_windows is None else batch_windows * max_seq_len
         pending: deque[Future[WindowLogits]] = deque()
-        with ThreadPoolExecutor(1, "needle-windows") as pool:
+        devices = engine.in_flight // 2
+        with ThreadPoolExecutor(devices, "needle-windows") as pool:
             for group in batches_by_length(windows["length"], batch_tokens):
                 batch = fill_batch(windows[group], asked, texts, tokenizer.template, tokenizer.pad_id)
                 pending.append(pool.submit(_computed, engine, batch))
-                if len(pending) > 1:
+                if len(pending) > devices:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

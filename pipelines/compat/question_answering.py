@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from needle.components.engines import EngineName
+from needle.components.hugging_face import save_hugging_face
 from needle.components.legacy_scores import span_probabilities
 from needle.components.spans import best_spans
 from needle.components.window_logits import Passage, WindowReader, WordTokenizer
@@ -68,7 +70,7 @@ class Options:
 
 def pipeline(
     task: str | None = None,
-    model: str | Path | None = None,
+    model: Any = None,
     config: None = None,
     tokenizer: Any = None,
     *,
@@ -87,8 +89,8 @@ def pipeline(
 ) -> QuestionAnsweringPipeline:
     """What `transformers.pipeline("question-answering", ...)` was, on needle's engines.
 
-    :param model: a folder or a hub id; left out, it is the reader that needle ships. tokenizer: likewise, or one of
-        transformers' fast tokenizers; left out, the model's own.
+    :param model: a folder, a hub id, or a model of transformers' with its tokenizer; left out, it is the reader that needle
+        ships. tokenizer: likewise, or one of transformers' fast tokenizers; left out, the model's own.
     :param device: -1 or "cpu", 0 or "cuda:0", a torch.device ...; left out, all GPUs that there are, or the CPU.
     :param engine, dtype (or torch_dtype): as for `MiniLMReader`. Left out, the fastest is taken, which computes in int8 on a
         CPU: scores are then near those of float32, not equal to them.
@@ -103,8 +105,15 @@ def pipeline(
         raise ValueError(
             "needle's pipeline takes no config, no framework but 'pt' and no code from the hub; leave them out."
         )
+    own: tempfile.TemporaryDirectory[str] | None = None
     if not isinstance(model, str | Path | None):
-        raise ValueError(f"model must be a folder or a hub id; save your {type(model).__name__} with save_pretrained first.")
+        if not hasattr(model, "save_pretrained"):
+            raise ValueError(f"model must be a folder, a hub id or a model of transformers', not a {type(model).__name__}.")
+        if tokenizer is None:
+            raise ValueError("Give the tokenizer of your model, too.")
+        own = tempfile.TemporaryDirectory(prefix="needle-model-")
+        model.save_pretrained(own.name)
+        model = own.name
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise ValueError(f"tokenizer must be a folder, a hub id or a fast tokenizer, not a {type(tokenizer).__name__}.")
@@ -118,7 +127,7 @@ def pipeline(
         revision,
         hub_token(use_auth_token if token is None else token),
     )
-    return QuestionAnsweringPipeline(reader, Options().changed(options))
+    return QuestionAnsweringPipeline(reader, Options().changed(options), own)
 
 
 class QuestionAnsweringPipeline:
@@ -140,9 +149,13 @@ class QuestionAnsweringPipeline:
 
     task = TASK
 
-    def __init__(self, reader: WindowReader, options: Options | None = None):
+    def __init__(self, reader: WindowReader, options: Options | None = None, folder: Any = None):
+        """
+        :param folder: where the model lies, if it is to go with the pipeline.
+        """
         self._reader = reader
         self._options = options or Options()
+        self._folder = folder
 
     @staticmethod
     def create_sample(question: Any, context: Any) -> Any:
@@ -171,6 +184,14 @@ class QuestionAnsweringPipeline:
             return self._streamed(examples, options)
         answers = self._answers(examples, options)
         return answers[0] if len(answers) == 1 else answers
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the model, in Hugging Face format.
+
+        :raises ModelError: if it can't be written.
+        """
+        checkpoint, _, _ = self._reader.load()
+        save_hugging_face(checkpoint, save_directory)
 
     def _streamed(self, examples: Iterator[Any], options: Options) -> Iterator[Any]:
         while together := [example(one) for one in islice(examples, _TOGETHER)]:

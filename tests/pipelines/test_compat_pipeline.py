@@ -142,7 +142,7 @@ class TestMakingOne:
     @pytest.mark.parametrize(
         ("kwargs", "told"),
         [
-            ({"model": torch.nn.Linear(1, 1)}, "save your Linear with save_pretrained"),
+            ({"model": torch.nn.Linear(1, 1)}, "not a Linear"),
             ({"tokenizer": 3}, "not a int"),
             ({"framework": "tf"}, "no framework but 'pt'"),
             ({"trust_remote_code": True}, "no code from the hub"),
@@ -171,3 +171,19 @@ class TestMakingOne:
     def test_a_tokenizer_of_transformers_is_taken(self):
         tokenizer = transformers.AutoTokenizer.from_pretrained(SHIPPED_READER)
         assert pipeline("question-answering", tokenizer=tokenizer, device="cpu")(PARIS)["answer"] == "Paris"
+
+    def test_a_model_of_transformers_is_taken_with_its_tokenizer(self, tmp_path):
+        pipeline("question-answering").save_pretrained(tmp_path)
+        model = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        asked = pipeline("question-answering", model=model, tokenizer=tokenizer, device="cpu")
+        found, same = asked(PARIS), pipeline("question-answering", model=str(tmp_path), device="cpu")(PARIS)
+        assert found["answer"] == same["answer"] == "Paris"
+        assert found["score"] == pytest.approx(same["score"], abs=0.02)  # int8 forms made in two ways
+        with pytest.raises(ValueError, match="tokenizer of your model"):
+            pipeline("question-answering", model=model)
+
+    @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="there are as many GPUs")
+    def test_a_gpu_that_is_not_there_is_named(self):
+        with pytest.raises(ModelError, match="'cuda:7' is not there"):
+            pipeline("question-answering", device=7)(PARIS)
