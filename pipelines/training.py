@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from needle.components.engines import DType
 from needle.components.held_out import held_out_scores
+from needle.components.reader import MiniLMReader
 from needle.components.reader_files import save_compact, save_reader
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.trainable import fastest_dtype, load_trainable
@@ -30,9 +31,10 @@ from needle.components.training_settings import PRESETS, Settings
 from needle.components.training_windows import Source, TrainingWindows
 from needle.components.weights import open_checkpoint
 from needle.components.workers import Workers
-from needle.data.errors import ModelError, NeedleError
+from needle.data.errors import ModelError, NeedleError, QueryError
 from needle.data.squad import Question
 from needle.data.training_data import TrainingFile, hold_out, read_training_files
+from needle.pipelines.calibrate import Calibrated, calibrate_reader
 from needle.pipelines.training_card import card
 
 #: What the recipe of deepset/minilm-uncased-squad2 starts from.
@@ -203,11 +205,26 @@ def _trained(
         save_reader(model, checkpoint.folder, folder)
         samples = [(q.question, q.context) for q in questions[:: max(1, len(questions) // _SAMPLES)]]
         made = save_compact(folder, small, samples)
-        text = card(folder.name, run, files, fitted, len(held_out), model, workers, made)
+        calibrated = _calibrated([folder, small] if made else [folder], held_out)
+        text = card(folder.name, run, files, fitted, len(held_out), model, workers, made, calibrated)
         replace_file(folder / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
         _keep_run(folder, run, found, finished=True)
         state.finish()
     return Trained(folder, small if small.exists() else None, tuple(files), fitted)
+
+
+def _calibrated(folders: Sequence[Path], held_out: Sequence[Question]) -> Calibrated | None:
+    """Fit the reader's scores to the held-out questions; None if these tell too little.
+
+    :param folders: forms of the same reader; the fit is made on the first.
+    """
+    try:
+        found = calibrate_reader(MiniLMReader(str(folders[0])), held_out)
+    except QueryError:
+        return None
+    for folder in folders:
+        replace(found.confidence, reader=open_checkpoint(folder).fingerprint()).save(folder)
+    return found
 
 
 def _split(

@@ -21,6 +21,7 @@ from needle.components.workers import Workers
 from needle.data.training_data import TrainingFile
 
 if TYPE_CHECKING:
+    from needle.pipelines.calibrate import Calibrated
     from needle.pipelines.training import Run
 
 #: F1 points by which the answerable or the unanswerable questions must be worse to be called a weakness.
@@ -36,6 +37,7 @@ def card(
     model: PreTrainedModel,
     workers: Workers,
     has_compact: bool,
+    calibrated: Calibrated | None,
 ) -> str:
     """README.md: what it is, how it was made, how good it is and where it is weak."""
     config = model.config
@@ -55,6 +57,8 @@ def card(
         f"```\n{run.command}\n```",
         "## Figures",
         _figures(fitted, n_held_out),
+        "## Calibration",
+        _calibration(calibrated),
         "## Weaknesses",
         _weaknesses(files, fitted),
         "## Licence",
@@ -112,6 +116,17 @@ def _figures(fitted: Fitted, n_held_out: int) -> str:
     )
 
 
+def _calibration(calibrated: Calibrated | None) -> str:
+    if calibrated is None:
+        return "None: too few questions were held out. `needle calibrate FILE --model FOLDER` does it on others."
+    before, after = calibrated.before.expected_calibration_error, calibrated.after.expected_calibration_error
+    return (
+        f"`calibration.json` was fitted to {calibrated.questions:,} of the held-out questions, each on its own passage. "
+        f"Expected calibration error of the best answer's score: {after:.3f} (five folds; {before:.3f} before). Null "
+        f"threshold of the best F1: {calibrated.confidence.null_threshold:.2f}."
+    )
+
+
 def _weaknesses(files: Sequence[TrainingFile], fitted: Fitted) -> str:
     found = []
     figures = fitted.held_out or {}
@@ -130,7 +145,6 @@ def _weaknesses(files: Sequence[TrainingFile], fitted: Fitted) -> str:
     if not any(file.unanswerable for file in files):
         found.append('It never saw an unanswerable question, so that its "no answer" means nothing.')
     found.append("Measured on text like that it was trained on at best: expect less on other text, and other languages.")
-    found.append("Its scores were not calibrated on other data.")
     return "\n".join(f"- {one}" for one in found)
 
 

@@ -201,6 +201,20 @@ def test_training_from_an_encoder_without_a_head(tiny, tmp_path):
         train([QUESTIONS], tmp_path / name, model=encoder, settings=short, held_out=0)
     assert curve(tmp_path / "one") == curve(tmp_path / "two")
     assert "Not measured: nothing was held out." in (tmp_path / "one/README.md").read_text()
+    assert "None: too few questions were held out." in (tmp_path / "one/README.md").read_text()
+
+
+def test_scores_are_calibrated_on_the_held_out_questions(tmp_path):
+    short = Settings(**{**FEW.__dict__, "epochs": 0.01, "learning_rate": 1e-6})
+    made = train([QUESTIONS], tmp_path / "reader", model=None, settings=short, held_out=0.22)
+    for form in (made.folder, made.compact):
+        reader = MiniLMReader(str(form))
+        reader.warm_up()
+        assert reader.confidence.reader == open_checkpoint(form).fingerprint()
+        assert reader.confidence.about["questions"] >= 50
+    text = (made.folder / "README.md").read_text()
+    assert f"fitted to {reader.confidence.about['questions']} of the held-out questions" in text
+    assert f"Null threshold of the best F1: {reader.confidence.null_threshold:.2f}." in text
 
 
 def test_a_student_of_the_shipped_reader_with_it_as_teacher(tmp_path):
