@@ -14,9 +14,9 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core.registry import cpu_target
 
-_FEATURES = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
-HAS_INT8_DOT = {"+avx512f", "+avx512bw", "+avx512vnni"} <= _FEATURES
-HAS_BFLOAT16_DOT = "+avx512bf16" in _FEATURES
+FEATURES = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+HAS_INT8_DOT = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vnni"} <= FEATURES
+HAS_BFLOAT16_DOT = "+avx512bf16" in FEATURES
 
 LANES = 16
 
@@ -34,9 +34,10 @@ class BFloat(ir.types.Type):  # type: ignore[misc]
         return hash(BFloat)
 
 
-I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+VOID, F32 = ir.VoidType(), ir.FloatType()
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 INTS, FLOATS = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
-BFLOATS, BFLOAT_PAIRS = ir.VectorType(BFloat(), LANES), ir.VectorType(BFloat(), 2 * LANES)
+BYTES, BFLOAT_PAIRS = ir.VectorType(I8, 4 * LANES), ir.VectorType(BFloat(), 2 * LANES)
 NO_INTS = ir.Constant(INTS, [0] * LANES)
 
 Builder: TypeAlias = Any  # llvmlite has no types
@@ -73,6 +74,24 @@ def store(b: Builder, value: Value, address: Value, offset: Value | int) -> None
     b.store(value, at(b, address, offset, value.type), align=4)
 
 
+def larger(b: Builder, x: Value, y: Value) -> Value:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def smaller(b: Builder, x: Value, y: Value) -> Value:
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
+def largest(b: Builder, numbers: Value) -> Value:
+    """Of all lanes."""
+    return call(b, "llvm.vector.reduce.fmax.v16f32", F32, numbers)
+
+
+def total(b: Builder, numbers: Value) -> Value:
+    """Of all lanes."""
+    return call(b, "llvm.vector.reduce.fadd.v16f32", F32, F32(0.0), numbers, fastmath=("reassoc",))
+
+
 def spread(b: Builder, number: Value) -> Value:
     """The number in all lanes."""
     nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
@@ -92,11 +111,18 @@ def dot_float32(b: Builder, total: Value, left: Value, right: Value) -> Value:
     return fma(b, b.bitcast(left, FLOATS), b.bitcast(right, FLOATS), total)
 
 
-def attention_number(b: Builder, numbers: Value) -> Value:
-    """float32 as attention's products take it."""
-    if not HAS_BFLOAT16_DOT:
-        return numbers
-    return call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", BFLOATS, numbers)
+def store_for_attention(b: Builder, numbers: list[Value], address: Value, offset: Value | int) -> None:
+    """Two registers of float32 as attention's products take them."""
+    if HAS_BFLOAT16_DOT:
+        numbers = [call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOAT_PAIRS, *reversed(numbers))]
+    for v, register in enumerate(numbers):
+        store(b, register, b.add(address, I64(64 * v)), offset)
+
+
+def store_int8(b: Builder, numbers: list[Value], address: Value, offset: Value | int) -> None:
+    """Two registers of int32 as int8."""
+    low = ir.Constant(ir.VectorType(I32, 2 * LANES), [4 * i for i in range(2 * LANES)])
+    store(b, b.shuffle_vector(*(b.bitcast(n, BYTES) for n in numbers), low), address, offset)
 
 
 def loop(b: Builder, steps: Value, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:

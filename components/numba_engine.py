@@ -1,10 +1,10 @@
-"""Windows -> spans on x86 processors with AVX-512 VNNI: `bert_kernels` on all cores, without importing torch."""
+"""Windows -> spans on x86 processors with AVX-512 VNNI or AMX: `bert_kernels` on all cores, without importing torch."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from needle.components import bert_kernels, llvm
 from needle.components.cores import available_cores
 from needle.components.quantise import int8_weights
 from needle.components.spans import Spans, best_spans
+from needle.components.tiles import COLUMNS
 from needle.components.weights import BERT_FAMILY, Checkpoint, Quantised, Weights
 from needle.components.windows import WINDOW, Batch
 from needle.data.errors import ModelError
@@ -99,8 +100,8 @@ def unsupported(checkpoint: Checkpoint) -> str:
     if checkpoint.not_int8:
         return checkpoint.not_int8
     sizes = [checkpoint.config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")]
-    if any(size % bert_kernels.COLUMNS for size in (*sizes[:2], sizes[0] // sizes[2])):
-        return f"its layers' sizes are no multiples of {bert_kernels.COLUMNS}"
+    if any(size % COLUMNS for size in (*sizes[:2], sizes[0] // sizes[2])):
+        return f"its layers' sizes are no multiples of {COLUMNS}"
     return ""
 
 
@@ -115,6 +116,11 @@ def _parts(batch: Batch) -> list[Batch]:
     return parts
 
 
+def _stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    out = bert_kernels.zeros((len(arrays), *arrays[0].shape), arrays[0].dtype.type)
+    return np.stack(arrays, out=out)
+
+
 def _encoder(weights: Weights, config: dict[str, Any]) -> bert_kernels.Encoder:
     prefix = BERT_FAMILY[config["model_type"]]
     layers = [f"{prefix}encoder.layer.{i}." for i in range(config["num_hidden_layers"])]
@@ -127,7 +133,7 @@ def _encoder(weights: Weights, config: dict[str, Any]) -> bert_kernels.Encoder:
     def linear(*parts: str) -> bert_kernels.Linear:
         """One layer, or several side by side, in all encoder layers."""
         return bert_kernels.Linear(
-            *(np.stack(arrays) for arrays in zip(*(one(layer, parts) for layer in layers), strict=True))
+            *(_stacked(arrays) for arrays in zip(*(one(layer, parts) for layer in layers), strict=True))
         )
 
     def one(layer: str, parts: tuple[str, ...]) -> tuple[NDArray[Any], ...]:
@@ -141,7 +147,7 @@ def _encoder(weights: Weights, config: dict[str, Any]) -> bert_kernels.Encoder:
         )
 
     def norm(part: str, names: list[str]) -> bert_kernels.Norm:
-        return bert_kernels.Norm(*(np.stack([floats(f"{n}{part}.{kind}") for n in names]) for kind in ("weight", "bias")))
+        return bert_kernels.Norm(*(_stacked([floats(f"{n}{part}.{kind}") for n in names]) for kind in ("weight", "bias")))
 
     words = weights[f"{prefix}embeddings.word_embeddings.weight"]
     assert isinstance(words, Quantised)

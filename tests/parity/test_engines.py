@@ -20,6 +20,7 @@ from needle.components.onnx_engine import OnnxEngine
 from needle.components.quantise import int8_weights, quantise
 from needle.components.reader import MiniLMReader
 from needle.components.spans import best_spans
+from needle.components.tiles import HAS_AMX
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.torch_engine import TorchEngine
 from needle.components.weights import COMPACT_FILE, Quantised, compact, open_checkpoint
@@ -30,6 +31,7 @@ from needle.data.squad import read_squad
 
 PAIRS = [(q.question, q.context) for q in read_squad(SHIPPED_CORPUS / "questions.json")[::12]]
 
+needs_amx = pytest.mark.skipif(not HAS_AMX, reason="this processor or its system has no AMX")
 needs_int8_dot = pytest.mark.skipif(not HAS_INT8_DOT, reason="this processor has no AVX-512 VNNI")
 
 
@@ -190,31 +192,87 @@ def test_the_numba_engine_gives_a_window_the_same_logits_in_any_batch_and_thread
                 np.testing.assert_array_equal(np.stack(logits)[:, 0, :length], together[tuple(single.windows[0])])
 
 
-@needs_int8_dot
-def test_without_bfloat16_products_attention_is_computed_in_float32(tmp_path):
-    """As on processors that have int8 but not bfloat16 dot products; either way the logits are near torch's."""
-    code = """
+def run_without(feature, code, *arguments, cache):
+    """Python code in a process for which the processor has no such feature."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].replace(f"+{feature}", f"-{feature}")
+    environment = os.environ | {"NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(cache)}
+    subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True)
+
+
+TWO_WINDOWS = """
 import sys, numpy as np
-from needle.components import bert_kernels
+from needle.components import llvm, tiles
 from needle.components.numba_engine import NumbaEngine
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.weights import open_checkpoint
 from needle.components.windows import pair_batches
-assert not bert_kernels.HAS_BFLOAT16_DOT
 checkpoint = open_checkpoint()
 pairs = [("Who wrote programs?", "Ada Lovelace, born in 1815, wrote programs. " * 9), ("Who?", "Nobody did.")]
 [batch] = pair_batches(pairs, PassageTokenizer.from_folder(checkpoint.folder))
-np.save(sys.argv[1], np.stack(NumbaEngine(checkpoint).logits(batch)))
+logits = np.stack(NumbaEngine(checkpoint).logits(batch))
 """
-    features = cpu_target.target_context.codegen().magic_tuple()[2].replace("+avx512bf16", "-avx512bf16")
-    environment = os.environ | {"NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "logits.npy"], env=environment, check=True)
+
+
+@needs_int8_dot
+def test_without_bfloat16_products_attention_is_computed_in_float32(tmp_path):
+    """As on processors that have int8 but not bfloat16 dot products; either way the logits are near torch's."""
+    code = TWO_WINDOWS + "assert not llvm.HAS_BFLOAT16_DOT; np.save(sys.argv[1], logits)"
+    run_without("avx512bf16", code, tmp_path / "logits.npy", cache=tmp_path)
     pairs = [("Who wrote programs?", "Ada Lovelace, born in 1815, wrote programs. " * 9), ("Who?", "Nobody did.")]
     [batch] = pair_batches(pairs, PassageTokenizer.from_folder(SHIPPED_READER))
     expected = np.stack(TorchEngine(open_checkpoint(), ["cpu"], "float32").logits(batch))
     for logits in (np.load(tmp_path / "logits.npy"), np.stack(NumbaEngine(open_checkpoint()).logits(batch))):
         for ours, theirs in zip(logits, expected, strict=True):
             assert np.abs(real(batch, ours) - real(batch, theirs)).mean() < 0.1
+
+
+@needs_amx
+def test_with_and_without_amx_the_same_is_computed(tmp_path):
+    """Linear layers exactly; attention but for the order in which float32 are added up."""
+    code = """
+from needle.components import bert_kernels
+random = np.random.default_rng(0)
+s = bert_kernels.scratch(64, 128, 96, 32)  # 96 inputs are no multiple of what AMX takes at a time
+found = {"logits": logits, "amx": tiles.HAS_AMX}
+for rows in (1, 12):
+    x, matrix = random.normal(size=(12, 96)).astype(np.float32)[:rows], random.integers(-127, 128, (64, 96), np.int8)
+    scale, bias, smooth = random.normal(size=(3, 96)).astype(np.float32)
+    out = {kind: np.zeros((rows, 64), kind) for kind in ("float32", "uint32")}
+    bert_kernels._quantise(x, smooth, s, s.wide_int8)
+    arrays = s.wide_int8, s, bert_kernels.tiled(matrix), scale[:64], bias[:64]
+    bert_kernels._linear(*arrays, out["float32"])
+    bert_kernels._linear_gelu(*arrays, s.wide[:rows, :64])
+    bert_kernels._linear_for_attention(*arrays, out["uint32"][:, :32])
+    found |= {f"linear {rows}": out["float32"], f"gelu {rows}": s.wide[:rows, :64].copy(), f"bits {rows}": out["uint32"]}
+for length in (1, 31, 40):
+    arrays = random.normal(size=(3, length, 128)).astype(np.float32)
+    s.qkv[:length] = (np.concatenate(arrays, axis=1).view(np.uint32) >> 16).reshape(length, -1, 2) @ [1, 2**16]
+    bert_kernels._attend(0, length, 4, s)
+    found[f"attended {length}"] = s.attended[:length].copy()
+np.savez(sys.argv[1], **found)
+"""
+    for feature in ("amx-int8", "no-such-feature"):
+        run_without(feature, TWO_WINDOWS + code, tmp_path / f"{feature}.npz", cache=tmp_path)
+    without, amx = (np.load(tmp_path / f"{feature}.npz") for feature in ("amx-int8", "no-such-feature"))
+    assert (without["amx"], amx["amx"]) == (False, True)
+    for name in amx.files:
+        if name.startswith("attended"):
+            np.testing.assert_allclose(amx[name], without[name], atol=0.005)
+        elif name.startswith(("linear", "gelu", "bits")):
+            np.testing.assert_array_equal(amx[name], without[name])
+    assert np.abs(amx["logits"] - without["logits"]).mean() < 0.05
+
+
+@needs_amx
+def test_a_forked_process_may_use_amx():
+    code = """
+import os
+child = os.fork()
+if not child:
+    os._exit(not np.array_equal(np.stack(NumbaEngine(checkpoint).logits(batch)), logits))
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", TWO_WINDOWS + code], check=True)
 
 
 @needs_int8_dot
