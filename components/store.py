@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from haystack import default_from_dict, default_to_dict
@@ -45,6 +45,12 @@ _CONTENTS_BATCH = 5_000
 _LABEL_COLUMNS = ", ".join(field.name for field in fields(Label))
 
 
+_SOURCES = """
+    SELECT json_extract(meta, '$.source_id') AS id, CAST(min(json_extract(meta, '$.file_path')) AS TEXT) AS path,
+           CAST(min(json_extract(meta, '$.title')) AS TEXT) AS title, count(*) AS passages
+    FROM documents WHERE json_extract(meta, '$.source_id') IS NOT NULL GROUP BY 1"""
+
+
 @dataclass(frozen=True)
 class IndexedFile:
     """A source file whose passages are in the store.
@@ -58,6 +64,15 @@ class IndexedFile:
     size: int
     passages: int
     tokenizer: str | None = None
+
+
+class Source(NamedTuple):
+    """A document that passages were cut from."""
+
+    id: str
+    file_path: str | None
+    title: str | None
+    passages: int
 
 
 class SQLiteDocumentStore:
@@ -234,7 +249,20 @@ class SQLiteDocumentStore:
         )
         return {record[0]: record_document(record[1:]) for record in records}
 
-    # Files and tokens: what incremental indexing keeps
+    # Sources, files and tokens: where passages come from, and what incremental indexing keeps
+
+    def sources(self, search: str | None = None, first: int = 0, size: int = 50) -> tuple[list[Source], int]:
+        """One page of the documents that passages were cut from, by file and title, and how many there are in all.
+
+        :param search: only those with this in their file's path or title; the case of a ... z does not matter.
+        """
+        found = f"FROM ({_SOURCES}) WHERE instr(lower(coalesce(path, '') || char(10) || coalesce(title, '')), lower(?))"
+        page = self._database.read(
+            f"SELECT id, path, title, passages {found} ORDER BY path, title, id LIMIT ? OFFSET ?",
+            (search or "", size, first),
+        )
+        [(total,)] = self._database.read(f"SELECT count(*) {found}", (search or "",))
+        return [Source(*row) for row in page], int(total)
 
     def files(self) -> dict[str, IndexedFile]:
         """The files whose passages are all in the store, by path."""

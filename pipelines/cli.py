@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from needle.data.errors import NeedleError, QueryError
+from needle.pipelines.cli_batch import batch_app
 from needle.pipelines.cli_calibrate import calibrate
 from needle.pipelines.cli_eval import eval_app
 from needle.pipelines.cli_label import label, labels
 from needle.pipelines.cli_migrate import migrate
+from needle.pipelines.cli_serve import mcp, serve, token_app
 from needle.pipelines.cli_train import train
 from needle.pipelines.console import (
     AsJson,
@@ -47,10 +49,14 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(eval_app, name="eval")
+app.add_typer(batch_app, name="batch")
+app.add_typer(token_app, name="token")
 app.command()(calibrate)
 app.command()(label)
 app.command()(labels)
+app.command()(mcp)
 app.command()(migrate)
+app.command()(serve)
 app.command()(train)
 SKIPPED = 3
 
@@ -125,7 +131,7 @@ def ask(
         skipped = _index(qa, [str(path) for path in docs or []], quiet=True) if docs or asking != "bm25_qa" else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
-                out.print(json.dumps(_result_json(result), ensure_ascii=False), markup=False, soft_wrap=True)
+                out.print(json.dumps(result_json(result), ensure_ascii=False), markup=False, soft_wrap=True)
             else:
                 print_result(result)
         if skipped:
@@ -198,7 +204,7 @@ def _index(qa: QA, paths: list[str], quiet: bool = False, re_embed: bool = False
     return bool(report.skipped)
 
 
-def _result_json(result: Result) -> dict[str, Any]:
+def result_json(result: Result) -> dict[str, Any]:
     return {
         "query": result.query,
         "is_answered": result.is_answered,

@@ -13,6 +13,7 @@ qa.feedback(result, "right")
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from haystack import Document, ExtractedAnswer, Pipeline
+from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ByteStream
+from haystack.errors import FilterError
 
 from needle.components.feedback import Export, Label, Verdict, Versions, export_labels
 from needle.components.passages import PassageSplitter, PassageWriter
@@ -31,7 +34,7 @@ from needle.components.store import IndexedFile, SQLiteDocumentStore
 from needle.components.vector_files import VectorStoreIndex
 from needle.components.weights import open_checkpoint
 from needle.data import SHIPPED_READER
-from needle.data.errors import PipelineError, QueryError, UnreadableFile
+from needle.data.errors import NeedleError, PipelineError, QueryError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
 from needle.pipelines.loading import load_pipeline, run_pipeline, takers
 from needle.pipelines.results import IndexReport, Result
@@ -112,8 +115,7 @@ class QA:
         :param re_embed: whether dense retrievers embed all passages anew, whatever model their vectors are from.
         :raises UnreadableFile: if a path does not exist. StoreError: if the passages were embedded by another model.
         """
-        retrievers = [part for _, part in self.pipeline.walk() if isinstance(part, StoreRetriever)]
-        if re_embed and not any(isinstance(part, DenseRetriever) for part in retrievers):
+        if re_embed and not any(isinstance(part, DenseRetriever) for part in self._retrievers):
             raise PipelineError(
                 "There is nothing to embed anew: the pipeline has no DenseRetriever. Use dense or hybrid retrieval."
             )
@@ -122,13 +124,12 @@ class QA:
         files = find_files([p for p in paths if not isinstance(p, ByteStream)])
         own = Path(os.path.realpath(self.store.folder))
         sources += [file for file in files if not file.is_relative_to(own)]
-        report, known, tokenizer = IndexReport(), self.store.files(), self._writer.tokenizer().fingerprint
+        report, known = IndexReport(), self.store.files()
         for batch in _batches(sources, report):
             changed = []
             for stream in batch:
                 path = str(stream.meta["file_path"])
-                old = known.get(path)
-                if old and (old.digest, old.tokenizer) == (SourceFile.of(path, stream.data).digest, tokenizer):
+                if self.has(SourceFile.of(path, stream.data), known):
                     report.unchanged.append(path)
                 else:
                     changed.append(stream)
@@ -141,18 +142,30 @@ class QA:
             if progress is not None:
                 progress("file", len(report.indexed) + len(report.unchanged) + len(report.skipped), len(sources))
         report.skipped = [_with_what_is_kept(skipped, known) for skipped in report.skipped]
-        for part in retrievers:  # so that the first question need not wait for the index
-            told = None if progress is None else partial(progress, "passage")
-            part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
+        self.update(progress, re_embed)
         return report
 
-    def index_documents(self, documents: Iterable[Document]) -> int:
-        """Split Documents into passages and index these; those of a Document with the same id are replaced.
+    def update(self, progress: Callable[[str, int, int], None] | None = None, re_embed: bool = False) -> None:
+        """Bring the asking pipeline's indexes up to date, so that the first question need not wait for it; see `index`."""
+        for part in self._retrievers:
+            told = None if progress is None else partial(progress, "passage")
+            part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
 
+    def has(self, file: SourceFile, known: Mapping[str, IndexedFile] | None = None) -> bool:
+        """Whether a file is indexed as it is now, for the reader that is used. known: `store.files()`, if at hand."""
+        old = (self.store.files() if known is None else known).get(file.path)
+        return old is not None and (old.digest, old.tokenizer) == (file.digest, self._writer.tokenizer().fingerprint)
+
+    def index_documents(self, documents: Iterable[Document], files: Sequence[SourceFile] = ()) -> int:
+        """Split Documents into passages and index these, in one transaction; those of a Document with the same id are
+        replaced.
+
+        :param files: what was converted to the documents, whose meta then names it in `file_path`: all that was indexed of
+            these files before is replaced.
         :returns: the number of passages.
         """
         passages = self._splitter.run(documents=list(documents))["documents"]
-        return int(self._writer.run(documents=passages)["documents_written"])
+        return int(self._writer.run(documents=passages, files=list(files))["documents_written"])
 
     def remove(self, paths: str | Path | Iterable[str | Path]) -> int:
         """Forget files, and all files that were indexed from below folders; they need not exist any more.
@@ -171,6 +184,11 @@ class QA:
         self.store.remove_files(gone)
         return len(set(gone))
 
+    @property
+    def reader(self) -> str:
+        """The name of the reader that passages are kept for."""
+        return _reader_name(self._writer.model)
+
     def status(self) -> dict[str, Any]:
         """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`,
         `passages_with_tokens`, those whose tokens are kept for that reader, and `embedder`, the model whose vectors of
@@ -180,7 +198,7 @@ class QA:
             "passages": self.store.count_documents(),
             "passages_with_tokens": self.store.count_tokens(self._writer.tokenizer().fingerprint),
             "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
-            "reader": _reader_name(self._writer.model),
+            "reader": self.reader,
             "embedder": VectorStoreIndex(self.store).saved_model,
         }
 
@@ -205,13 +223,34 @@ class QA:
 
         :raises PipelineError: also if no single component brings the passages.
         """
-        edges = self.pipeline.graph.in_edges(self._answers, data=True)
-        givers = {giver for giver, _, edge in edges if edge["to_socket"].name in ("documents", "documents_per_query")}
-        if len(givers) != 1:
-            raise PipelineError(
-                f"'{self._answers}' reads passages of {sorted(givers)}; to be shown, they must be of one component."
-            )
-        return self._asked(queries, None, None, givers.pop())
+        return self._asked(queries, None, None, self._giver)
+
+    def search(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> list[Document]:
+        """The passages that would be read for a question, best first, with their scores; nothing is read.
+
+        :param top_k: how many; None for what the pipeline reads. More than that are not found where several retrievers are
+            fused, or a ranker cuts.
+        :raises QueryError, PipelineError: as `ask_many` and `ask_with_passages` do.
+        """
+        check_query(query)
+        cut = {"top_k": top_k} if top_k is not None and self._giver in takers(self.pipeline, "top_k") else {}
+        try:
+            found = asyncio.run(self._retrieved(self._data("query", query, {self._giver: cut}, filters)))
+        except PipelineRuntimeError as error:
+            if isinstance(error.__cause__, NeedleError | FilterError):
+                raise error.__cause__ from None
+            raise PipelineError(f"The pipeline could not be run. {error}") from error
+        return found[:top_k]
+
+    async def _retrieved(self, data: dict[str, Any]) -> list[Document]:
+        steps = self.pipeline.run_async_generator(data, include_outputs_from={self._giver})
+        try:
+            async for outputs in steps:
+                if self._giver in outputs:
+                    return list(outputs[self._giver]["documents"])
+        finally:
+            await steps.aclose()  # before what comes next, the reader, is begun
+        return []
 
     def _asked(
         self, queries: Sequence[str], top_k: int | None, filters: dict[str, Any] | None, giver: str | None
@@ -223,7 +262,7 @@ class QA:
             check_query(query)
         options = {"top_k": top_k} if top_k is not None else {}
         found: list[tuple[list[ExtractedAnswer], list[Document]]] = []
-        if takers(self.pipeline, "queries") != takers(self.pipeline, "query"):
+        if not self.batched:
             for query in queries:
                 outputs = self._run("query", query, options, filters, giver)
                 found.append((outputs[self._answers]["answers"], outputs[giver]["documents"] if giver else []))
@@ -277,16 +316,47 @@ class QA:
         fingerprint = None if checkpoint.weights_file is None else checkpoint.fingerprint()
         return Versions(version("needle-qa"), _reader_name(readers[0].model), fingerprint, self.definition)
 
+    @cached_property
+    def _retrievers(self) -> list[StoreRetriever]:
+        return [part for _, part in self.pipeline.walk() if isinstance(part, StoreRetriever)]
+
+    @cached_property
+    def _giver(self) -> str:
+        """The component that brings the passages."""
+        edges = self.pipeline.graph.in_edges(self._answers, data=True)
+        givers = {giver for giver, _, edge in edges if edge["to_socket"].name in ("documents", "documents_per_query")}
+        if len(givers) != 1:
+            raise PipelineError(
+                f"'{self._answers}' reads passages of {sorted(givers)}; to be shown, they must be of one component."
+            )
+        return str(givers.pop())
+
+    @cached_property
+    def batched(self) -> bool:
+        """Whether many questions go through the pipeline at once, with their passages, from end to end."""
+        edges = self.pipeline.graph.in_edges(self._answers, data="to_socket")
+        given = {socket.name for _, _, socket in edges}
+        whole = "documents" not in given or "documents_per_query" in given
+        return whole and takers(self.pipeline, "queries") == takers(self.pipeline, "query")
+
     def _run(
         self, socket: str, value: Any, options: dict[str, Any], filters: dict[str, Any] | None, giver: str | None
     ) -> dict[str, Any]:
-        data = {name: {socket: value} for name in takers(self.pipeline, socket)}
-        data.setdefault(self._answers, {}).update(options)
+        data = self._data(socket, value, {self._answers: options}, filters)
+        shown = {"include_outputs_from": {giver}} if giver else {}
+        return run_pipeline(self.pipeline, data, **shown)
+
+    def _data(
+        self, socket: str, value: Any, options: Mapping[str, Mapping[str, Any]], filters: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """What the pipeline is given; options: by component."""
+        data: dict[str, Any] = {name: {socket: value} for name in takers(self.pipeline, socket)}
         if filters is not None:
             for name in takers(self.pipeline, "filters"):
                 data.setdefault(name, {})["filters"] = filters
-        shown = {"include_outputs_from": {giver}} if giver else {}
-        return run_pipeline(self.pipeline, data, **shown)
+        for name, values in options.items():
+            data.setdefault(name, {}).update(values)
+        return data
 
 
 def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:

@@ -170,3 +170,29 @@ connections:
     qa.pipeline.get_component("retriever").document_store.write_documents([document])
     results = qa.ask_many(["What is the capital of France?", "Which capital has France?"])
     assert [r.answer.data for r in results] == ["Paris", "Paris"]
+
+
+def test_a_component_in_between_that_knows_one_question_only_is_asked_one_at_a_time(tmp_path):
+    """Haystack's joiner has no `queries`, and neither gives nor takes passages of many questions."""
+    text = """
+components:
+  first: &bm25
+    type: needle.components.retrievers.BM25Retriever
+    init_parameters:
+      document_store: {type: needle.components.store.SQLiteDocumentStore, init_parameters: {path: needle-store}}
+  second: *bm25
+  join:
+    type: haystack.components.joiners.document_joiner.DocumentJoiner
+    init_parameters: {}
+  reader:
+    type: needle.components.reader.MiniLMReader
+    init_parameters: {}
+connections:
+- {sender: first.documents, receiver: join.documents}
+- {sender: second.documents, receiver: join.documents}
+- {sender: join.documents, receiver: reader.documents}
+"""
+    qa = QA.open(tmp_path / "store", pipeline=written(tmp_path, text))
+    qa.index_documents([Document(content="Paris is the capital of France.")])
+    results = qa.ask_many(["What is the capital of France?", "Which capital has France?"])
+    assert [r.answer.data for r in results] == ["Paris", "Paris"]
