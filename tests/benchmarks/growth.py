@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from results import record, table
 
 # --- Measured ("section": figure), on one core where not said otherwise -------------------------------------------------
-READ_MS = 12.0  # "Reader speed on cpu": a passage; the fastest reader's ms a question, times 2 cores, over 10 passages
+READ_MS = 7.26  # "Reader speed on cpu", needle numba: ms a question, times 2 cores, over 10 passages; a core with AMX
 PASSAGES_READ = 10
 BM25_MS = 1.917  # "BM25 speed, 1,000,000 passages": a question, median; it grows with the number of passages
 BM25_P95 = 4.946
 GRAPH_MS = 1.046  # "Vector search, 1,000,000 vectors", faiss HNSW32 fp16; it grows with the logarithm of their number
-EMBED_QUESTION_MS = 5.0  # all-MiniLM-L6-v2 on one question; not measured apart, the reader's time for half of the layers
+EMBED_QUESTION_MS = 9.8  # all-MiniLM-L6-v2, a question of SQuAD by itself, 2026-11-24
 BM25_GIB = 0.734  # resident, of a million passages
 GRAPH_GIB = 0.969
 VECTORS_GIB = 1.084  # float16 and int8
 STORE_GIB = 2.26  # on disk, of a million passages of 128 words with their tokens
 BM25_DISK_GIB = 0.551
 BUILD_S = {"BM25": 74.0, "graph": 2 * 133.5}  # core seconds a million
-EMBED_PASSAGE_MS = 12.0  # a passage of 128 words, one core
+EMBED_PASSAGE_MS = 11.5  # 200 passages of 91 words on average, 2026-11-24
 
 # --- Prices: AWS, us-east-1, on demand, Linux, list prices of 2025 in US dollars -----------------------------------------
 CORES, READER_HOUR = 8, 0.714  # c7i.4xlarge, 16 virtual cores, 32 GiB: reads
