@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from haystack import Document, ExtractedAnswer
 
 from needle.components.answers import Candidate, place_of
 from needle.components.passages import first_page
-
-T = TypeVar("T")
 
 
 class Answer(ExtractedAnswer):
@@ -74,32 +71,3 @@ def window_around(start: int, end: int, size: int, length: int) -> tuple[int, in
 def margins_around(start: int, end: int, size: int, length: int) -> tuple[int, int]:
     """TransformersReader's context: `size` characters on each side of an answer."""
     return max(0, start - size), min(length, end + size)
-
-
-def paired(
-    queries: Sequence[str], documents: Sequence[Document] | Sequence[Sequence[Document]]
-) -> tuple[list[str], list[list[Document]], bool]:
-    """`predict_batch`'s arguments -> questions and the documents of each; and whether each document is asked by itself.
-
-    A list of Documents is asked one by one, with each question; of a list of lists the first belongs to the first question,
-    and so on, or all to the only one.
-
-    :raises ValueError: if there are not as many lists as questions.
-    """
-    if not all(isinstance(one, list) for one in documents):
-        if not all(isinstance(one, Document) for one in documents):
-            raise ValueError("documents must be a list of Documents or a list of such lists, not a mixture.")
-        return [q for q in queries for _ in documents], [[d] for _ in queries for d in documents], True  # type: ignore[list-item]
-    lists: list[list[Document]] = [list(one) for one in documents]  # type: ignore[arg-type]
-    asked = list(queries) * len(lists) if len(queries) == 1 else list(queries)
-    if len(asked) != len(lists):
-        raise ValueError(f"{len(asked)} queries need as many lists of documents, not {len(lists)}.")
-    return asked, lists, False
-
-
-def by_query(answers: list[T], queries: Sequence[str], one_by_one: bool) -> list[Any]:
-    """The answers' lists as `predict_batch` nests them: of several questions on single documents, by question."""
-    if not one_by_one or len(queries) < 2:
-        return list(answers)
-    each = len(answers) // len(queries)
-    return [answers[i * each : (i + 1) * each] for i in range(len(queries))]

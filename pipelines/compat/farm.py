@@ -6,24 +6,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from haystack import Document, ExtractedAnswer, component
+from haystack import Document, component
 
 from needle.components.engines import EngineName
 from needle.components.hugging_face import save_hugging_face
 from needle.components.legacy_scores import farm_no_answer
 from needle.components.window_logits import WindowReader
-from needle.pipelines.compat.answers import Answer, by_query, paired
+from needle.pipelines.compat.answers import Answer
 from needle.pipelines.compat.farm_evaluation import FarmEvaluation
 from needle.pipelines.compat.farm_reading import DocumentAnswers, FarmOptions, drop_shared, read_documents
 from needle.pipelines.compat.farm_training import FarmTraining
 from needle.pipelines.compat.options import dtype_name, farm_devices, hub_token
+from needle.pipelines.compat.predicting import Predicting
 
 #: In config.json, where `save` keeps what `calibrate_confidence_scores` found.
 _TEMPERATURE = "temperature_for_confidence"
 
 
 @component
-class FARMReader(FarmTraining, FarmEvaluation):
+class FARMReader(Predicting, FarmTraining, FarmEvaluation):
     """What `haystack.nodes.FARMReader` was, on needle's engines; also a component of Haystack 3 pipelines.
 
     Answers are Haystack 3's `ExtractedAnswer`s, with Haystack 1's attributes as well (`compat.Answer`); "no answer" has data
@@ -155,11 +156,6 @@ class FARMReader(FarmTraining, FarmEvaluation):
         checkpoint, _, _ = self._reader.load()
         save_hugging_face(checkpoint, directory, {_TEMPERATURE: self.temperature})
 
-    @component.output_types(answers=list[ExtractedAnswer])
-    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """In a pipeline: the answers of `predict`."""
-        return {"answers": self.predict(query, documents, top_k)["answers"]}
-
     def predict(self, query: str, documents: Sequence[Document], top_k: int | None = None) -> dict[str, Any]:
         """:returns: `query`, `answers`, best first, and `no_ans_gap`, the boost at which "no answer" would win, or lose."""
         [(answers, gap)] = self._predicted([query], [documents], top_k)
@@ -168,27 +164,6 @@ class FARMReader(FarmTraining, FarmEvaluation):
     def predict_on_texts(self, question: str, texts: Iterable[str], top_k: int | None = None) -> dict[str, Any]:
         """`predict`, on Documents made of the texts."""
         return self.predict(question, [Document(content=text) for text in texts], top_k)
-
-    def predict_batch(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Document] | Sequence[Sequence[Document]],
-        top_k: int | None = None,
-        batch_size: int | None = None,
-    ) -> dict[str, Any]:
-        """`predict` for many questions, in the same batches.
-
-        :param documents: a list for each question (or several for the only one), or one list, each of whose Documents is
-            asked each question by itself.
-        :param batch_size: most windows in a batch.
-        :returns: `queries`; `answers`, a list for each list of documents, or, by question, for each document; `no_ans_gaps`,
-            as many, not nested.
-        :raises ValueError: if there are not as many lists as questions.
-        """
-        asked, lists, one_by_one = paired(queries, documents)
-        found = self._predicted(asked, lists, top_k, batch_size)
-        nested = by_query([answers for answers, _ in found], queries, one_by_one)
-        return {"queries": list(queries), "answers": nested, "no_ans_gaps": [gap for _, gap in found]}
 
     def _predicted(
         self,

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haystack import Document, ExtractedAnswer, component
+from haystack import Document, component
 
 from needle.components.engines import EngineName
 from needle.components.window_logits import WindowReader
-from needle.pipelines.compat.answers import Answer, answer_at, by_query, margins_around, paired
+from needle.pipelines.compat.answers import Answer, answer_at, margins_around
 from needle.pipelines.compat.options import farm_devices, hub_token
+from needle.pipelines.compat.predicting import Predicting
 from needle.pipelines.compat.question_answering import QuestionAnsweringPipeline
 
 
 @component
-class TransformersReader:
+class TransformersReader(Predicting):
     """What `haystack.nodes.TransformersReader` was, on needle's engines; also a component of Haystack 3 pipelines.
 
     Answers are those of `pipeline("question-answering")` on each document, with its mends (`QuestionAnsweringPipeline`), as
@@ -83,28 +84,10 @@ class TransformersReader:
         """
         self._reader.load()
 
-    @component.output_types(answers=list[ExtractedAnswer])
-    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """In a pipeline: the answers of `predict`."""
-        return {"answers": self.predict(query, documents, top_k)["answers"]}
-
     def predict(self, query: str, documents: Sequence[Document], top_k: int | None = None) -> dict[str, Any]:
         """:returns: `query` and `answers`, best first."""
         [(answers, _)] = self._predicted([query], [documents], top_k)
         return {"query": query, "answers": answers}
-
-    def predict_batch(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Document] | Sequence[Sequence[Document]],
-        top_k: int | None = None,
-        batch_size: int | None = None,
-    ) -> dict[str, Any]:
-        """`predict` for many questions, in the same batches; see `FARMReader.predict_batch`."""
-        asked, lists, one_by_one = paired(queries, documents)
-        found = self._predicted(asked, lists, top_k, batch_size)
-        nested = by_query([answers for answers, _ in found], queries, one_by_one)
-        return {"queries": list(queries), "answers": nested, "no_ans_gaps": [gap for _, gap in found]}
 
     def _predicted(
         self,
