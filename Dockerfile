@@ -24,7 +24,7 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home needle && install --directory --owner needle --mode 700 /data
 COPY --from=build /opt/needle /opt/needle
 ENV PATH=/opt/needle/bin:$PATH HF_HUB_OFFLINE=1 NUMBA_CACHE_DIR=/data/cache/numba XDG_CACHE_HOME=/data/cache
-USER needle
+USER 10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready')"]
