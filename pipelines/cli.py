@@ -9,7 +9,7 @@ import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,7 +40,6 @@ from needle.pipelines.console_qa import AskingPipeline, existing_store, open_qa,
 
 if TYPE_CHECKING:
     from needle.pipelines.qa import QA
-    from needle.pipelines.results import Result
 
 app = typer.Typer(
     name="needle",
@@ -131,7 +130,7 @@ def ask(
         skipped = _index(qa, [str(path) for path in docs or []], quiet=True) if docs or asking != "bm25_qa" else False
         for result in qa.ask_many(asked, top_k):
             if as_json:
-                out.print(json.dumps(result_json(result), ensure_ascii=False), markup=False, soft_wrap=True)
+                out.print(json.dumps(result.as_json(), ensure_ascii=False), markup=False, soft_wrap=True)
             else:
                 print_result(result)
         if skipped:
@@ -202,24 +201,3 @@ def _index(qa: QA, paths: list[str], quiet: bool = False, re_embed: bool = False
         if report.skipped:
             raise typer.Exit(SKIPPED)
     return bool(report.skipped)
-
-
-def result_json(result: Result) -> dict[str, Any]:
-    return {
-        "query": result.query,
-        "is_answered": result.is_answered,
-        "no_answer_score": result.no_answer_score,
-        "answers": [
-            {
-                "answer": answer.data,
-                "score": answer.score,
-                "context": answer.context,
-                "context_offset": [answer.context_offset.start, answer.context_offset.end]
-                if answer.context_offset
-                else None,
-                "retrieval_score": answer.meta.get("retrieval_score"),
-                "places": answer.meta.get("places", []),
-            }
-            for answer in result.answers
-        ],
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from haystack import ExtractedAnswer
 
@@ -27,6 +28,27 @@ class Result:
     def answer(self) -> ExtractedAnswer | None:
         """The best answer; None if "no answer" is likelier."""
         return self.answers[0] if self.is_answered else None
+
+    def as_json(self) -> dict[str, Any]:
+        """What `needle ask --json` prints, and `needle batch ask` writes."""
+        return {
+            "query": self.query,
+            "is_answered": self.is_answered,
+            "no_answer_score": self.no_answer_score,
+            "answers": [
+                {
+                    "answer": answer.data,
+                    "score": answer.score,
+                    "context": answer.context,
+                    "context_offset": [answer.context_offset.start, answer.context_offset.end]
+                    if answer.context_offset
+                    else None,
+                    "retrieval_score": answer.meta.get("retrieval_score"),
+                    "places": answer.meta.get("places", []),
+                }
+                for answer in self.answers
+            ],
+        }
 
     @property
     def said(self) -> ExtractedAnswer:

@@ -149,8 +149,6 @@ class _Reader:
         return sum("error" in line for line in lines)
 
     def _answers(self, questions: list[Question]) -> Iterator[dict[str, Any]]:
-        from needle.pipelines.cli import result_json
-
         try:
             results = self._qa.ask_many([question.query for question in questions], self._job.top_k)
         except QueryError as error:
@@ -161,7 +159,7 @@ class _Reader:
             else:
                 yield questions[0]._asdict() | {"error": str(error)}
         else:
-            yield from ({"id": q.id, **result_json(result)} for q, result in zip(questions, results, strict=True))
+            yield from ({"id": q.id, **result.as_json()} for q, result in zip(questions, results, strict=True))
 
     def _check(self, revision: str | None) -> None:
         if revision != self._job.revision:

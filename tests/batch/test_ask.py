@@ -14,7 +14,6 @@ from needle.data.errors import NeedleError, UnreadableFile
 from needle.data.squad import read_squad
 from needle.pipelines import QA, batch
 from needle.pipelines.batch.questions import read_questions
-from needle.pipelines.cli import result_json
 
 NEEDLE = Path(sys.executable).with_name("needle")
 TOO_LONG = "why " * 400
@@ -35,7 +34,7 @@ def expected(asked, corpus_qa) -> list[dict]:
     """Lines as they must be."""
     questions = list(read_questions(asked))
     results = iter(corpus_qa.ask_many([q.query for q in questions if q.query != TOO_LONG]))
-    return [{"id": q.id} | ({} if q.query == TOO_LONG else result_json(next(results))) for q in questions]
+    return [{"id": q.id} | ({} if q.query == TOO_LONG else next(results).as_json()) for q in questions]
 
 
 def answers(folder: Path) -> list[dict]:

@@ -20,7 +20,6 @@ from results import record, table
 
 from needle.data.squad import read_squad
 from needle.pipelines import QA, batch
-from needle.pipelines.cli import result_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "batch"))
 from ray_nodes import Nodes, kill_a_worker
@@ -138,7 +137,7 @@ def kills() -> dict[str, int]:
     nodes.stop()
     lines = [json.loads(line) for file in sorted(out.glob("part-*")) for line in file.read_text().splitlines()]
     ids, queries = zip(*(json.loads(line).values() for line in asked.read_text().splitlines()), strict=True)
-    expected = [{"id": id_, **result_json(r)} for id_, r in zip(ids, QA.open(store).ask_many(queries), strict=True)]
+    expected = [{"id": id_, **r.as_json()} for id_, r in zip(ids, QA.open(store).ask_many(queries), strict=True)]
     assert left > 0
     assert [line["id"] for line in lines] == list(ids), "a question was lost, or answered twice"
     assert lines == expected, "an answer is not the one that QA.ask_many gives"
