@@ -45,6 +45,8 @@ _CONTENTS_BATCH = 5_000
 _LABEL_COLUMNS = ", ".join(field.name for field in fields(Label))
 
 
+#: As the index `documents_by_source` has it.
+_OF_SOURCE = "json_extract(meta, '$.source_id') = ?"
 _SOURCES = """
     SELECT json_extract(meta, '$.source_id') AS id, CAST(min(json_extract(meta, '$.file_path')) AS TEXT) AS path,
            CAST(min(json_extract(meta, '$.title')) AS TEXT) AS title, count(*) AS passages
@@ -264,6 +266,16 @@ class SQLiteDocumentStore:
         [(total,)] = self._database.read(f"SELECT count(*) {found}", (search or "",))
         return [Source(*row) for row in page], int(total)
 
+    def passages_of(self, source_id: str) -> list[Document]:
+        """The passages that were cut from a document, in the order they were written."""
+        records = self._database.read(f"SELECT {COLUMNS} FROM documents WHERE {_OF_SOURCE} ORDER BY row", (source_id,))
+        return [record_document(record) for record in records]
+
+    def remove_source(self, source_id: str) -> int:
+        """Delete the passages that were cut from a document; returns how many there were."""
+        with self._database.writing() as connection:
+            return connection.execute(f"DELETE FROM documents WHERE {_OF_SOURCE}", (source_id,)).rowcount
+
     def files(self) -> dict[str, IndexedFile]:
         """The files whose passages are all in the store, by path."""
         found = self._database.read("SELECT path, digest, size, passages, tokenizer FROM files ORDER BY path")
@@ -291,7 +303,7 @@ class SQLiteDocumentStore:
         with self._database.writing() as connection:
             _delete_files(connection, [f.path for f in files])
             sources = {(p.meta["source_id"],) for p in passages if "source_id" in p.meta}
-            connection.executemany("DELETE FROM documents WHERE json_extract(meta, '$.source_id') = ?", sources)
+            connection.executemany(f"DELETE FROM documents WHERE {_OF_SOURCE}", sources)
             _insert(connection, records, DuplicatePolicy.OVERWRITE)
             connection.executemany(
                 "INSERT OR REPLACE INTO tokens (row, content_crc, count, ids, offsets, tokenizer)"

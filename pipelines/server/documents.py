@@ -53,9 +53,7 @@ def delete_document(store: SQLiteDocumentStore, id_: str) -> None:
     """
     :raises Refusal: 404
     """
-    if not store.delete_by_filter(_filter("meta.source_id", "==", id_)) and not store.delete_by_filter(
-        _filter("id", "==", id_)
-    ):
+    if not store.remove_source(id_) and not store.delete_by_filter(_filter("id", "==", id_)):
         raise Refusal(404, "There is no document of that id.")
 
 
@@ -81,7 +79,7 @@ def judged_answer(store: SQLiteDocumentStore, given: Feedback) -> ExtractedAnswe
 
 def _passages(store: SQLiteDocumentStore, id_: str) -> list[Document]:
     """In the order of the text."""
-    found = store.filter_documents(_filter("meta.source_id", "==", id_))
+    found = store.passages_of(id_)
     if not found:  # one that was not split
         found = store.filter_documents(_filter("id", "==", id_))
         found = [passage for passage in found if source_id(passage) == id_]

@@ -580,3 +580,21 @@ class TestInPipelines:
         Pipeline.loads(text, allowed_modules=["needle.*"]).run({"writer": {"documents": [doc("a")]}})
         with SQLiteDocumentStore(tmp_path) as store:
             assert ids(store) == ["a"]
+
+
+def test_sources_are_listed_by_file_and_title_and_their_passages_found_and_removed(tmp_path):
+    store = SQLiteDocumentStore(tmp_path)
+    places = {"b": ("/docs/zoo.txt", "Zoo"), "a": ("/docs/tea.txt", "Tea"), "c": (None, "Ämter")}
+    for source, (path, title) in places.items():
+        meta = {"source_id": source, "file_path": path, "title": title}
+        store.write_documents([Document(content=f"{source}{n}", meta=meta) for n in range(2)])
+    store.write_documents([Document(content="not cut from anything")])
+    found, total = store.sources()
+    assert ([(s.id, s.file_path, s.title, s.passages) for s in found], total) == (
+        [("c", None, "Ämter", 2), ("a", "/docs/tea.txt", "Tea", 2), ("b", "/docs/zoo.txt", "Zoo", 2)],
+        3,
+    )
+    assert [[s.id for s in store.sources(part)[0]] for part in ("TEA", "docs", "Ämt")] == [["a"], ["a", "b"], ["c"]]
+    assert ([s.id for s in store.sources(first=1, size=1)[0]], store.sources(first=9)) == (["a"], ([], 3))
+    assert [p.content for p in store.passages_of("b")] == ["b0", "b1"]
+    assert (store.remove_source("b"), store.remove_source("b"), store.count_documents()) == (2, 0, 5)
