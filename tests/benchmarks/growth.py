@@ -1,7 +1,8 @@
 """What 10 million, 100 million and a billion passages need: arithmetic on measured figures, checked by a simulation.
 
 usage: python tests/benchmarks/growth.py
-Every input is a figure of RESULTS.md, by section, or a price with its date. A question goes to all shards of the passages at
+Inputs are figures of RESULTS.md, by section, three that were measured by hand (embedding, the store's size), prices with
+their year, and a guess of the network's time. A question goes to all shards of the passages at
 once, each on a core of the machine that holds the shard; when the slowest has answered, its ten best passages go to the
 reader machine with the least to do, whose cores read them. The simulation lets questions arrive at random (a Poisson
 process) and every search take a random time with the measured mean and spread, and tells how long questions take and how
