@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from needle.components.engines import Engine
 from needle.components.process_memory import keep_memory, trim_memory
 from needle.components.training_files import TrainingFiles
 from needle.components.training_settings import Settings
@@ -75,7 +76,7 @@ def fit(
     workers: Workers,
     dtype: torch.dtype,
     evaluate: Evaluate | None = None,
-    teacher: PreTrainedModel | None = None,
+    teacher: Engine | None = None,
     resume: bool = False,
     told: Callable[[Progress], None] | None = None,
 ) -> Fitted:

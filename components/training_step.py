@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from needle.components.engines import Engine
 from needle.components.losses import distillation_loss, r_drop_loss, span_loss
 from needle.components.trainable import model_inputs
 from needle.components.training_settings import Settings
@@ -34,7 +35,7 @@ def backward(
     n_windows: int,
     settings: Settings,
     dtype: torch.dtype,
-    teacher: PreTrainedModel | None,
+    teacher: Engine | None,
     workers: Workers,
 ) -> tuple[float, int]:
     """Gradients of the mean loss over a step's windows, of all processes' micro-batches: the loss, and how many tokens."""
@@ -60,7 +61,7 @@ def window_losses(
     labelled: LabelledBatch,
     settings: Settings,
     dtype: torch.dtype,
-    teacher: PreTrainedModel | None = None,
+    teacher: Engine | None = None,
 ) -> Tensor:
     """The loss of each window: (B,) float32, where the model is."""
     inputs = model_inputs(labelled.batch, model)
@@ -70,14 +71,12 @@ def window_losses(
     passes = 2 if settings.r_drop else 1
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output: Any = model(**{name: value.repeat(passes, 1) for name, value in inputs.items()})
-        with torch.inference_mode():
-            taught: Any = teacher(**inputs) if teacher is not None else None
     # Each (passes, B, L), for starts and for ends.
     logits = [one.float().unflatten(0, (passes, -1)) for one in (output.start_logits, output.end_logits)]
     losses = [span_loss(s, e, start, end, candidates, settings.label_smoothing) for s, e in zip(*logits, strict=True)]
     loss = torch.stack(losses).mean(0)
-    if taught is not None:
-        teachers = [one.float().clone() for one in (taught.start_logits, taught.end_logits)]
+    if teacher is not None:
+        teachers = [torch.as_tensor(one).clone() for one in teacher.logits(labelled.batch)]  # not an inference tensor
         soft = [
             distillation_loss(one, theirs, candidates, settings.temperature)
             for ours, theirs in zip(logits, teachers, strict=True)

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from needle.components.engines import DType
+from needle.components.engines import DType, Engine, open_engine
 from needle.components.held_out import held_out_scores
 from needle.components.reader import MiniLMReader
 from needle.components.reader_files import save_compact, save_reader
@@ -248,15 +247,14 @@ def _split(
     return questions, sources, held
 
 
-def _teacher(name: str, tokenizer: PassageTokenizer, workers: Workers) -> PreTrainedModel:
+def _teacher(name: str, tokenizer: PassageTokenizer, workers: Workers) -> Engine:
+    """It only reads, so it is what answers questions: on the CPU many times faster than a model of torch."""
     checkpoint = open_checkpoint(name)
     if PassageTokenizer.from_folder(checkpoint.folder).fingerprint != tokenizer.fingerprint:
         raise ModelError(
             f"The teacher '{name}' has another tokenizer than the model to train: their tokens can't be compared."
         )
-    teacher = load_trainable(checkpoint, workers.device, dropout=0.0)
-    teacher.train(False)
-    return teacher
+    return open_engine(checkpoint, [str(workers.device)])
 
 
 def _workers(device: str | None) -> Workers:

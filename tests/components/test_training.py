@@ -232,8 +232,10 @@ def test_r_drop_needs_dropout():
 def test_a_student_learns_its_teachers_distribution(tmp_path):
     teacher = tiny(seed=3, dropout=0.0).eval()
     teacher.qa_outputs.weight.data *= 20  # so that there is something to learn
+    teacher.save_pretrained(tmp_path / "teacher")
+    engine = TorchEngine(open_checkpoint(tmp_path / "teacher"), ["cpu"], "float32")
     settings = replace(FEW, epochs=8, dropout=0.0, ema=0.0, teacher_weight=0.99, learning_rate=5e-3, checkpoint_minutes=60)
-    student, _, log = trained(tmp_path, settings, tiny(dropout=0.0), teacher=teacher)
+    student, _, log = trained(tmp_path / "student", settings, tiny(dropout=0.0), teacher=engine)
     assert log[-1]["loss"] < log[0]["loss"] / 2
     theirs, ours = (predict(model, DATA, torch.float32) for model in (teacher, student))
     agreeing = np.mean([theirs[id_] == ours[id_] for id_ in theirs])
