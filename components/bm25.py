@@ -1,66 +1,27 @@
-"""BM25 as arrays: index, score, top-k. Scores are those of the rank_bm25 package (0.2.2), to float64 rounding.
-
-The formulas are from Trotman, Puurula and Burgess, "Improvements to BM25 and Language Models Examined" (ADCS 2014), with
-rank_bm25's choices: Okapi's negative idf is replaced by `epsilon` times the mean idf, and BM25L is multiplied by tf.
-Symbols: tf, a term's count in a passage; dl, a passage's length in terms; avgdl, the mean of dl; df, the number of passages
-that hold a term; N, the number of passages; norm = 1 - b + b dl / avgdl. A passage's score is the sum of idf x weight over
-the query's terms; the weights, of tf and norm, are in `postings`.
-"""
+"""BM25 as arrays: index, score, top-k. The formulas and symbols are in `bm25_weights`."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from needle.components import postings
 from needle.components.analysis import Analyzer
+from needle.components.bm25_weights import Parameters, Statistics, Variant, Weights
 from needle.components.cores import available_cores, in_threads
 from needle.components.segments import RowSegment, SegmentedIndex, parts
 
-Variant = Literal["okapi", "l", "plus"]
 Floats = NDArray[np.float64]
-
-
-def okapi_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
-    """log((N - df + 0.5) / (df + 0.5)); where that is negative, epsilon times its mean over all terms."""
-    idf = np.log(n - df + 0.5) - np.log(df + 0.5)
-    return np.where(idf < 0, epsilon * idf[df > 0].mean(), idf) if df.any() else np.asarray(idf)
-
-
-def l_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
-    """log((N + 1) / (df + 0.5))."""
-    return np.asarray(np.log(n + 1) - np.log(df + 0.5))
-
-
-def plus_idf(df: NDArray[np.int64], n: int, epsilon: float) -> Floats:
-    """log((N + 1) / df)."""
-    return np.log((n + 1) / np.maximum(df, 1))
-
-
-#: Each variant's idf and default delta. Plus adds delta to a term's weight in every passage, even where tf = 0.
-FORMULAS: dict[Variant, tuple[Callable[..., Floats], float]] = {
-    "okapi": (okapi_idf, 0.0),
-    "l": (l_idf, 0.5),
-    "plus": (plus_idf, 1.0),
-}
 
 #: Up to this many best passages are kept in order while a query is scored; for more, all that it touches are sorted.
 _MOST_KEPT = 1000
 
 #: Queries of one call for which another thread is worth its start.
 _QUERIES_A_THREAD = 16
-
-
-def check_parameters(k1: float, b: float, epsilon: float, delta: float | None) -> None:
-    """:raises ValueError: if scores by these could be infinite or no numbers."""
-    for name, value, most in (("k1", k1, np.inf), ("b", b, 1), ("epsilon", epsilon, np.inf), ("delta", delta or 0, np.inf)):
-        if not 0 <= value <= most or value == np.inf:
-            raise ValueError(f"{name} must be a number from 0 {'to 1' if most == 1 else 'on'}, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -154,17 +115,19 @@ class BM25Index(SegmentedIndex[Segment]):
 
     def copy(self) -> BM25Index:
         """An index that can be changed while this one is searched; they share what never changes."""
-        return BM25Index(self.vocabulary.copy(), self.segments, self.removed_rows)
+        return BM25Index(self.vocabulary, self.segments, self.removed_rows)
 
     def add(self, rows: Sequence[int], passages: Sequence[Sequence[str]]) -> None:
         """Add passages (each a list of terms) under row numbers above all that the index has seen."""
-        known = self.vocabulary
+        known = self.vocabulary = self.vocabulary.copy()
         ids = np.array([known.setdefault(term, len(known)) for passage in passages for term in passage], np.int32)
         self._add(rows, ids, np.fromiter(map(len, passages), np.int32, len(passages)))
 
     def add_texts(self, rows: Sequence[int], texts: Sequence[str], analyzer: Analyzer) -> None:
         """Add passages (each a text) under row numbers above all that the index has seen."""
-        self._add(rows, *analyzer.encode(texts, self.vocabulary))
+        if rows:
+            self.vocabulary = self.vocabulary.copy()
+            self._add(rows, *analyzer.encode(texts, self.vocabulary))
 
     def _add(self, rows: Sequence[int], ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
         if rows:
@@ -175,7 +138,7 @@ class BM25Index(SegmentedIndex[Segment]):
 
     def _set(self, segments: tuple[Segment, ...], alive: NDArray[np.bool_]) -> None:
         super()._set(segments, alive)
-        self._scorers: dict[tuple[Variant, float, float, float, float | None], BM25Scorer] = {}
+        self._scorers: dict[Parameters, BM25Scorer] = {}
 
     def scorer(
         self,
@@ -188,53 +151,46 @@ class BM25Index(SegmentedIndex[Segment]):
         """Ready to score with one variant and its parameters (rank_bm25's defaults), on the index as it is now."""
         parameters = (variant, k1, b, epsilon, delta)
         if parameters not in self._scorers:
-            self._scorers[parameters] = self._new_scorer(*parameters)
+            self._scorers[parameters] = self.scorer_by(Weights.of(self.vocabulary, self.statistics(), parameters))
         return self._scorers[parameters]
 
-    def _new_scorer(self, variant: Variant, k1: float, b: float, epsilon: float, delta: float | None) -> BM25Scorer:
-        idf, default_delta = FORMULAS[variant]
+    def scorer_by(self, weights: Weights, own_ids: NDArray[np.int32] | None = None) -> BM25Scorer:
+        """Ready to score with the weights of more passages than these; own_ids: as a `BM25Scorer` has them."""
+        return BM25Scorer(weights, self.segments, self._rows, self._alive, own_ids)
+
+    def statistics(self) -> Statistics:
         alive = parts(self.segments, self._alive)
-        df, n = _df(self.segments, alive, len(self.vocabulary)), int(np.count_nonzero(self._alive))
         total = sum(int(s.lengths[here].sum(dtype=np.int64)) for s, here in zip(self.segments, alive, strict=True))
-        some_delta = default_delta if delta is None else delta
-        return BM25Scorer(
-            vocabulary=self.vocabulary,
-            segments=self.segments,
-            rows=self._rows,
-            alive=self._alive,
-            idf=np.where(df > 0, idf(df, n, epsilon), 0.0),
-            weight=(variant == "l", float(k1), float(some_delta), 1.0 - b, b * n / total if total else 0.0),
-            everywhere=some_delta if variant == "plus" else 0.0,
-        )
+        df = _df(self.segments, alive, len(self.vocabulary))
+        return Statistics(df, int(np.count_nonzero(self._alive)), total)
 
 
 @dataclass(frozen=True)
 class BM25Scorer:
     """Scores passages for queries; safe to use from several threads.
 
-    rows: (n,) row numbers of all passages in the segments, those not `alive` included. weight: the parameters of a weight,
-    as `postings.add_scores` takes them. everywhere: what a query term adds to every passage, in units of its idf.
+    rows: (n,) row numbers of all passages in the segments, those not `alive` included. own_ids: (V,) the id that each term
+    of the weights has in the segments, -1 if it has none; None if the ids are the same. _boards: clean ones for the largest
+    segment, with room for the list of those touched, which no thread is using.
     """
 
-    vocabulary: dict[str, int]
+    weights: Weights
     segments: tuple[Segment, ...]
     rows: NDArray[np.int64]
     alive: NDArray[np.bool_]
-    idf: Floats
-    weight: tuple[bool, float, float, float, float]
-    everywhere: float
-    _boards: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+    own_ids: NDArray[np.int32] | None = None
+    _boards: list[tuple[Floats, NDArray[np.int32]]] = field(default_factory=list, repr=False, compare=False)
 
     def scores(self, query: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
         """Every passage's score for a query's terms (a repeated term counts as often), and whether it holds any of them.
 
         :returns: (n,) float64, (n,) bool, in the order of `rows`.
         """
-        terms, idf, everywhere = self._query(query)
+        terms, idf, everywhere = self.weights.of_query(query)
         scores = np.full(len(self.rows), postings.UNTOUCHED)
         touched = np.empty(len(self.rows), np.int32)
         for segment, part in zip(self.segments, parts(self.segments, scores), strict=True):
-            postings.add_scores(segment.postings(terms), idf, *self._how(segment), everywhere, part, touched)
+            postings.add_scores(self._postings(segment, terms), idf, *self._how(segment), everywhere, part, touched)
         matched = scores != postings.UNTOUCHED
         return np.where(matched, scores, everywhere), matched & self.alive
 
@@ -266,20 +222,22 @@ class BM25Scorer:
     def _best(
         self, queries: Sequence[Sequence[str]], k: int, allowed: NDArray[np.bool_]
     ) -> list[tuple[NDArray[np.int64], Floats]]:
-        analysed = [self._query(query) for query in queries]
+        analysed = [self.weights.of_query(query) for query in queries]
         terms = np.concatenate([terms for terms, _, _ in analysed])
         idf = np.concatenate([idf for _, idf, _ in analysed])
         first_terms = np.cumsum([0, *(len(terms) for terms, _, _ in analysed)])
         everywhere = np.array([everywhere for _, _, everywhere in analysed])
         best, score = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
         first = 0
+        board, touched = self._board()
         for segment in self.segments:
             n = len(segment.rows)
-            board, touched = self._board(n)
             here = allowed[first : first + n]
-            queried = first_terms, segment.postings(terms), idf
-            postings.best_of_queries(*queried, *self._how(segment), everywhere, board, touched, here, first, best, score)
+            queried = first_terms, self._postings(segment, terms), idf
+            on = board[:n], touched[:n]
+            postings.best_of_queries(*queried, *self._how(segment), everywhere, *on, here, first, best, score)
             first += n
+        self._boards.append((board, touched))
         found = [position[position >= 0] for position in best]
         return [(self.rows[position], points[: len(position)]) for position, points in zip(found, score, strict=True)]
 
@@ -289,18 +247,16 @@ class BM25Scorer:
         best = found[np.argsort(-scores[found], kind="stable")[:k]]
         return self.rows[best], scores[best]
 
-    def _query(self, query: Sequence[str]) -> tuple[NDArray[np.int32], Floats, float]:
-        """The ids of a query's terms that the index knows, their idf, and what every passage's score begins with."""
-        ids = (self.vocabulary.get(term, len(self.idf)) for term in query)
-        terms = np.array([i for i in ids if i < len(self.idf)], np.int32)
-        return terms, self.idf[terms], float(self.idf[terms].sum() * self.everywhere)
+    def _postings(self, segment: Segment, terms: NDArray[np.int32]) -> NDArray[np.int64]:
+        return segment.postings(terms if self.own_ids is None else self.own_ids[terms])
 
     def _how(self, segment: Segment) -> tuple[Any, Any]:
-        return (segment.positions, segment.counts, segment.lengths), self.weight
+        return (segment.positions, segment.counts, segment.lengths), self.weights.weight
 
-    def _board(self, n: int) -> tuple[Floats, NDArray[np.int32]]:
-        """This thread's clean board for n passages, and the list of those touched."""
-        if not hasattr(self._boards, "scores"):
+    def _board(self) -> tuple[Floats, NDArray[np.int32]]:
+        """A clean board, no longer among `_boards`."""
+        try:
+            return self._boards.pop()
+        except IndexError:
             most = max(len(s.rows) for s in self.segments)
-            self._boards.scores, self._boards.touched = np.full(most, postings.UNTOUCHED), np.empty(most, np.int32)
-        return self._boards.scores[:n], self._boards.touched[:n]
+            return np.full(most, postings.UNTOUCHED), np.empty(most, np.int32)

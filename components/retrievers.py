@@ -8,8 +8,8 @@ from typing import Any
 from haystack import Document, component, default_from_dict, default_to_dict
 
 from needle.components.analysis import Analyzer
-from needle.components.bm25 import Variant, check_parameters
 from needle.components.bm25_files import BM25StoreIndex
+from needle.components.bm25_weights import Variant, check_parameters
 from needle.components.embedder import Similarity
 from needle.components.store import SQLiteDocumentStore
 from needle.components.store_index import Progress
@@ -94,7 +94,7 @@ class BM25Retriever(StoreRetriever):
     Only passages that hold a term of the question are found; their `score` is the BM25 score.
     """
 
-    parameters = ("top_k", "filters", "variant", "k1", "b", "epsilon", "delta", "stop_words", "stem")
+    parameters = ("top_k", "filters", "variant", "k1", "b", "epsilon", "delta", "stop_words", "stem", "shards")
 
     def __init__(
         self,
@@ -108,11 +108,14 @@ class BM25Retriever(StoreRetriever):
         delta: float | None = None,
         stop_words: bool = True,
         stem: bool = True,
+        shards: int | None = None,
     ):
         """
         :param top_k: most passages returned for a question. filters: Haystack filters, applied before the cut.
         :param variant: "okapi", "l" or "plus"; k1, b, epsilon (Okapi) and delta (L: 0.5, Plus: 1) are its parameters.
         :param stop_words: leave English function words out. stem: match words by their English stems.
+        :param shards: how many parts the index is kept in, which are searched in parallel; what is found does not depend on
+            it. None takes as many as it is kept in, 1 for a new one; if it is kept in another number, it is made anew.
         :raises ValueError: if top_k is negative, the variant unknown, or a parameter makes no sense.
         """
         if variant not in ("okapi", "l", "plus"):
@@ -124,8 +127,10 @@ class BM25Retriever(StoreRetriever):
         self.variant = variant
         self.k1, self.b, self.epsilon, self.delta = k1, b, epsilon, delta
         self.stop_words, self.stem = stop_words, stem
+        self.shards = shards
         check_parameters(k1, b, epsilon, delta)
-        self._index = BM25StoreIndex(document_store, Analyzer(stop_words, stem))
+        check_shards(shards)
+        self._index = BM25StoreIndex(document_store, Analyzer(stop_words, stem), shards)
 
     def update(self, progress: Progress | None = None, anew: bool = False) -> None:
         self._index.update(progress, anew)
@@ -133,7 +138,7 @@ class BM25Retriever(StoreRetriever):
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
         terms = [self._index.analyzer.terms(query) for query in queries]
         how = self.variant, self.k1, self.b, self.epsilon, self.delta
-        return self._index.search(lambda index, among, k: index.scorer(*how).top_k_many(terms, k, among), filters, top_k)
+        return self._index.search(lambda index, among, k: index.top_k_many(terms, k, among, how), filters, top_k)
 
 
 @component
@@ -144,7 +149,7 @@ class DenseRetriever(StoreRetriever):
     those that are new; their `score` is the cosine or dot product.
     """
 
-    parameters = ("model", "top_k", "filters", "similarity", "device", "approximate_from")
+    parameters = ("model", "top_k", "filters", "similarity", "device", "approximate_from", "shards")
 
     def __init__(
         self,
@@ -155,6 +160,7 @@ class DenseRetriever(StoreRetriever):
         similarity: Similarity | None = None,
         device: str | None = None,
         approximate_from: int | None = 1_000_000,
+        shards: int | None = None,
     ):
         """
         :param model: a sentence-transformers model, folder or hub id; None takes the one that the store's passages were
@@ -163,7 +169,10 @@ class DenseRetriever(StoreRetriever):
         :param similarity: "cosine" or "dot"; None takes what the model was made for.
         :param device: "cpu", "cuda", ...; None takes a GPU for the model, if there is one, and the CPU for the search.
         :param approximate_from: from this many vectors on, the search may pass over a few of the best, if faiss is installed
-            (`pip install needle-qa[faiss]`); None: it is always exact.
+            (`pip install needle-qa[faiss]`); None: it is always exact. Of several shards, from this many vectors in one.
+        :param shards: how many parts the vectors are kept in, which are searched in parallel; what is found does not depend
+            on it. None takes as many as they are kept in, 1 for new ones; if they are kept in another number, they are
+            divided anew, and none is embedded again.
         :raises ValueError: if top_k is negative or the similarity unknown.
         """
         if similarity not in (None, "cosine", "dot"):
@@ -178,7 +187,9 @@ class DenseRetriever(StoreRetriever):
         self.similarity = similarity
         self.device = device
         self.approximate_from = approximate_from
-        self._index = VectorStoreIndex(document_store, model, similarity, device, approximate_from)
+        self.shards = shards
+        check_shards(shards)
+        self._index = VectorStoreIndex(document_store, model, similarity, device, approximate_from, shards)
 
     def update(self, progress: Progress | None = None, anew: bool = False) -> None:
         """`warm_up`, with progress told; anew: embed all passages, whatever model those that there are come from.
@@ -198,3 +209,9 @@ def check_top_k(top_k: int) -> None:
     """:raises ValueError: if it is negative, or no whole number."""
     if not isinstance(top_k, int) or top_k < 0:
         raise ValueError(f"top_k must be at least 0, not {top_k}.")
+
+
+def check_shards(shards: int | None) -> None:
+    """:raises ValueError: if it is less than 1, or no whole number."""
+    if shards is not None and (not isinstance(shards, int) or shards < 1):
+        raise ValueError(f"shards must be at least 1, or None, not {shards}.")

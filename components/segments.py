@@ -5,6 +5,8 @@ manifest.json        what belongs together: the store's revision, the segments, 
 segment-<id>/*.npy   the arrays of a segment
 lock                 held by the process that is saving
 ```
+Of an index in n shards, what a shard has is in `shard-<i>-of-<n>/`, named by the same manifest.
+
 Files are never changed once the manifest names them, and that is replaced in one step: a reader that has loaded one manifest
 keeps what it mapped, and whenever a writer ends, what is there is whole.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -30,6 +33,9 @@ LOCK = "lock"
 
 #: Files that no manifest names may be another process's that is about to; after this many seconds they are litter.
 LITTER_AGE = 60.0
+
+#: Held to read headers: np.load does so by `ast`, which may fail in two threads at once (cpython#106905, in Python 3.11).
+_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class RowSegment:
         :raises Exception: if they are damaged; damage has many faces.
         """
         names = [f.name for f in fields(cls) if f.name != "folder"]
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
+        with _HEADERS:
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
         segment = cls(**arrays, folder=folder)
         segment.check()
         return segment
@@ -111,9 +118,12 @@ class SegmentedIndex(Generic[S]):
         """Forget rows and leave the segments as they are."""
         self._set(self.segments, self._alive & ~np.isin(self._rows, rows))
 
-    def save_segments(self, folder: Path) -> None:
-        """Write the segments that are not in a folder yet, and map them all from there."""
-        self._set(tuple(segment.saved(folder) for segment in self.segments), self._alive)
+    def save_segments(self, folder: Path) -> dict[str, Any]:
+        """Write the segments that are not in a folder yet, and map them all from there; what a manifest says of them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        segments = tuple(segment.saved(folder) for segment in self.segments)
+        self._set(segments, self._alive)
+        return {"segments": [s.folder.name for s in segments if s.folder], "removed_rows": self.removed_rows.tolist()}
 
     def copy(self) -> Self:
         """An index that can be changed while this one is searched; they share what never changes."""
@@ -156,22 +166,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def replace_manifest(folder: Path, index: SegmentedIndex[Any], facts: dict[str, Any], files: Iterable[str] = ()) -> None:
+def shard_folders(folder: Path, n: int) -> list[Path]:
+    """Where an index keeps its n shards; a single one in its own folder."""
+    return [folder] if n == 1 else [folder / f"shard-{i}-of-{n}" for i in range(n)]
+
+
+def replace_manifest(
+    folder: Path, facts: dict[str, Any], shards: Sequence[dict[str, Any]], files: Sequence[str] = ()
+) -> None:
     """Name what belongs together, under a new generation, then delete what is not needed any more.
 
-    :param index: its segments are saved in the folder. facts: what else the manifest says. files: what else it needs.
+    :param facts: what the manifest says of the whole index. shards: what it says of each shard, which is saved.
+    :param files: keys of a shard's facts that name a file which it has beside its segments.
     :raises OSError: if the folder can't be written.
     """
-    segments = [segment.folder.name for segment in index.segments]
-    manifest = {**facts, "generation": uuid.uuid4().hex, "segments": segments, "removed_rows": index.removed_rows.tolist()}
+    of_shards = shards[0] if len(shards) == 1 else {"shards": shards}
+    manifest = {**facts, "generation": uuid.uuid4().hex, **of_shards}
     unfinished = folder / f"manifest-{uuid.uuid4().hex}.json"
     unfinished.write_text(json.dumps(manifest), encoding="utf-8")
     sync(unfinished)
     os.replace(unfinished, folder / MANIFEST)
-    needed = {MANIFEST, LOCK, *segments, *files}
-    for path in folder.iterdir():
+    places = shard_folders(folder, len(shards))
+    needed = {folder / MANIFEST, folder / LOCK, *places}
+    for place, shard in zip(places, shards, strict=True):
+        needed |= {place / name for name in [*shard["segments"], *(shard[key] for key in files)]}
+    for path in (path for place in {folder, *places} for path in place.iterdir()):
         with suppress(OSError):  # another process deletes it too, or, on Windows, has it mapped: then it goes next time
-            if path.name not in needed and time.time() - path.stat().st_mtime > LITTER_AGE:
+            if path not in needed and time.time() - path.stat().st_mtime > LITTER_AGE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

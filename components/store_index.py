@@ -22,12 +22,13 @@ from filelock import FileLock, Timeout
 from haystack import Document
 from numpy.typing import NDArray
 
-from needle.components.segments import LOCK, SegmentedIndex, read_manifest
+from needle.components.segments import LOCK, read_manifest
+from needle.components.shards import Shards
 from needle.components.store import SQLiteDocumentStore
 
 logger = logging.getLogger(__name__)
 
-I = TypeVar("I", bound=SegmentedIndex[Any])  # noqa: E741
+I = TypeVar("I", bound=Shards[Any])  # noqa: E741
 Rows = NDArray[np.int64]
 
 #: What is told of an update's progress: the number of documents done and of all that are to be added.
@@ -45,7 +46,7 @@ _FILTERS = 16
 
 @dataclass(frozen=True)
 class State(Generic[I]):
-    """An index and the revision of the store whose documents it holds; if it is not complete, not all of them yet.
+    """An index, in shards, and the revision of the store whose documents it holds; if not complete, not all of them yet.
 
     generation: of the manifest that it was loaded from or saved with, "" if there was none.
     """
@@ -57,7 +58,7 @@ class State(Generic[I]):
 
 
 class Superseded(Exception):
-    """Another process has saved the index since this one loaded it."""
+    """Another process has saved the index since this one loaded it, and that is to be gone on with."""
 
 
 class StoreIndex(Generic[I]):
@@ -68,8 +69,11 @@ class StoreIndex(Generic[I]):
     #: Seconds of an update after which what it has done is saved, so that it can be resumed; None: only its end is.
     checkpoint_s: ClassVar[float | None] = None
 
-    def __init__(self, store: SQLiteDocumentStore):
+    def __init__(self, store: SQLiteDocumentStore, shards: int | None = None):
+        """:param shards: how many it is kept in from now on; None: as many as it is kept in, even if another process changes
+        that, and 1 if there is none."""
         self.store = store
+        self._shards = shards
         self._lock = threading.Lock()
         self._state: State[I] | None = None
         self._unsaved = False
@@ -82,14 +86,17 @@ class StoreIndex(Generic[I]):
         """Where it is kept."""
         raise NotImplementedError
 
-    def _new(self) -> I:
+    def _new(self, shards: int) -> I:
         raise NotImplementedError
 
     def _add(self, index: I, rows: list[int], texts: list[str]) -> None:
         raise NotImplementedError
 
     def _load(self, anew: bool) -> State[I] | None:
-        """What was saved, None if there is none of use; anew: only what an interrupted update `anew` has left."""
+        """What was saved, in the number of shards that is wanted; None if there is none of use.
+
+        :param anew: only what an interrupted update `anew` has left.
+        """
         raise NotImplementedError
 
     def _write(self, state: State[I]) -> I:
@@ -174,24 +181,25 @@ class StoreIndex(Generic[I]):
 
     def _base(self, anew: bool) -> State[I]:
         """What to begin an update with: what another process has saved, or else what there is in memory."""
-        generation, state = self._generation(), self._state
-        if state is not None and not anew and (not self._is_costly or state.generation == generation):
+        (generation, shards), state = self._kept(), self._state
+        if state is not None and not anew and not self._is_superseded(state):
             return state
         for _ in range(_ATTEMPTS):
             if (loaded := self._load(anew)) is not None:
                 return loaded
-            if (later := self._generation()) == generation:
+            later, shards = self._kept()
+            if later == generation:
                 break
             generation = later  # the files that the manifest named went while they were being read
         if state is not None and not generation and not anew:  # its folder is gone
             return replace(state, generation="")
-        return State(self._new(), "", False, generation)
+        return State(self._new(self._shards or shards or 1), "", False, generation)
 
     def _updated(self, state: State[I], progress: Progress | None) -> State[I]:
         revision, rows = self.store.snapshot()
         # Other threads search the old one. Unknown to the store is the revision of another store's index, and of one from
         # a future that this store has been set back from.
-        index = state.index.copy() if self.store.has_revision(state.revision) else self._new()
+        index = state.index.copy() if self.store.has_revision(state.revision) else self._new(len(state.index.parts))
         index.remove(np.setdiff1d(index.rows, rows, assume_unique=True))
         missing = np.setdiff1d(rows, index.rows, assume_unique=True)
         if progress is None and len(missing) and self._is_costly:
@@ -216,14 +224,21 @@ class StoreIndex(Generic[I]):
         self._unsaved = True
         return replace(state, complete=done == len(missing))  # less, if documents were deleted meanwhile
 
-    def _generation(self) -> str:
-        """Of the manifest that is there now; "" if there is none."""
+    def _kept(self) -> tuple[str, int]:
+        """The generation of the manifest that is there now, and how many shards it names; "" and 0 if there is none."""
         try:
-            return str(read_manifest(self.folder).get("generation", "?"))
+            manifest = read_manifest(self.folder)
+            return str(manifest.get("generation", "?")), len(manifest.get("shards", [manifest]))
         except FileNotFoundError:
-            return ""
-        except (OSError, ValueError):
-            return "?"
+            return "", 0
+        except (OSError, ValueError, TypeError):
+            return "?", 0
+
+    def _is_superseded(self, state: State[I]) -> bool:
+        """Whether what another process has saved is to be gone on with in place of this."""
+        generation, shards = self._kept()
+        is_resharded = self._shards is None and shards not in (0, len(state.index.parts))
+        return generation != state.generation and (self._is_costly or is_resharded)
 
     def _saved(self, state: State[I]) -> State[I]:
         """
@@ -232,9 +247,9 @@ class StoreIndex(Generic[I]):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / LOCK, timeout=_LOCK_TIMEOUT_S):
-                if self._is_costly and self._generation() != state.generation:
+                if self._is_superseded(state):
                     raise Superseded
-                return replace(state, index=self._write(state), generation=self._generation())
+                return replace(state, index=self._write(state), generation=self._kept()[0])
         except (OSError, Timeout) as error:
             logger.warning("'%s' can't be saved beside the store, so it is made anew next time: %s", self.folder.name, error)
             return state

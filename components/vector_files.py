@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.components.cores import in_threads
 from needle.components.embedder import DEFAULT_EMBEDDER, Embedder, Similarity
-from needle.components.segments import read_manifest, replace_manifest
+from needle.components.segments import read_manifest, replace_manifest, shard_folders
+from needle.components.shards import VectorShards, load_shards
 from needle.components.store import SQLiteDocumentStore
 from needle.components.store_index import Progress, State, StoreIndex
 from needle.components.vectors import VectorIndex, VectorSegment
@@ -19,10 +22,10 @@ from needle.data.errors import StoreError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_FACTS = {"model", "fingerprint", "similarity", "revision", "complete", "generation", "segments", "removed_rows"}
+_FACTS = {"model", "fingerprint", "similarity", "revision", "complete", "generation"}
 
 
-class VectorStoreIndex(StoreIndex[VectorIndex]):
+class VectorStoreIndex(StoreIndex[VectorShards]):
     """The vectors of a store's passages. Embedding takes long: what is done is saved every few seconds."""
 
     batch = 256
@@ -35,9 +38,10 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         similarity: Similarity | None = None,
         device: str | None = None,
         approximate_from: int | None = None,
+        shards: int | None = None,
     ):
         """:param model: a folder or a hub id; None takes the one that the store's vectors were made with, or the default."""
-        super().__init__(store)
+        super().__init__(store, shards)
         self._approximate_from = approximate_from
         self._model, self._similarity, self._device = model, similarity, device
         self._embedder: Embedder | None = None
@@ -60,10 +64,12 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         """The model that the store's vectors were made with; None if there are none."""
         return (self._manifest() or {}).get("model")
 
-    def _new(self) -> VectorIndex:
-        return self._index([])
+    def _new(self, shards: int) -> VectorShards:
+        return VectorShards(self._new_shard() for _ in range(shards))
 
-    def _index(self, segments: list[VectorSegment], removed_rows: NDArray[np.int64] | None = None) -> VectorIndex:
+    def _new_shard(
+        self, segments: Iterable[VectorSegment] = (), removed_rows: NDArray[np.int64] | None = None
+    ) -> VectorIndex:
         gpu = self._device if self._device is not None and self._device.startswith("cuda") else None
         return VectorIndex(segments, removed_rows, gpu, self._approximate_from)
 
@@ -71,10 +77,10 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
         super().update(progress, anew)
         self.current().index.build_graphs()
 
-    def _add(self, index: VectorIndex, rows: list[int], texts: list[str]) -> None:
+    def _add(self, index: VectorShards, rows: list[int], texts: list[str]) -> None:
         index.add(rows, self.embedder.passages(texts))
 
-    def _load(self, anew: bool) -> State[VectorIndex] | None:
+    def _load(self, anew: bool) -> State[VectorShards] | None:
         manifest = self._manifest()
         if manifest is None:
             return None
@@ -90,20 +96,27 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
                 f"them anew: needle index --re-embed --embedder '{ours.model}' --store '{self.store.folder}'"
             )
         try:
-            segments = [VectorSegment.load(self.folder / name) for name in manifest["segments"]]
-            if len({s.vectors.shape[1] for s in segments}) > 1:
+            shards, are_whole = load_shards(self.folder, manifest, self._load_shard, self._new_shard)
+            if len({segment.vectors.shape[1] for shard in shards for segment in shard.segments}) > 1:
                 raise ValueError("the vectors have different lengths")
-            index = self._index(segments, np.array(manifest["removed_rows"], np.int64))
-            return State(index, str(manifest["revision"]), bool(manifest["complete"]), str(manifest["generation"]))
+            index = VectorShards(shards)
+            if self._shards is not None and self._shards != len(shards):
+                index, self._unsaved = index.in_shards(self._shards), True
+            is_complete = bool(manifest["complete"]) and are_whole
+            return State(index, str(manifest["revision"]), is_complete, str(manifest["generation"]))
         except Exception as error:  # damage has many faces
             if read_manifest(self.folder)["generation"] == manifest["generation"]:
                 logger.warning("The vectors in '%s' are damaged; all passages are embedded anew: %r", self.folder, error)
             return None
 
-    def _write(self, state: State[VectorIndex]) -> VectorIndex:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def _load_shard(self, folder: Path, facts: dict[str, Any]) -> VectorIndex:
+        segments = [VectorSegment.load(folder / name) for name in facts["segments"]]
+        return self._new_shard(segments, np.array(facts["removed_rows"], np.int64))
+
+    def _write(self, state: State[VectorShards]) -> VectorShards:
         saved = state.index.copy()
-        saved.save_segments(self.folder)
+        places = shard_folders(self.folder, len(saved.parts))
+        of_shards = in_threads(VectorIndex.save_segments, list(zip(saved.parts, places, strict=True)))
         facts = {
             "format": FORMAT,
             "model": self.embedder.model,
@@ -112,7 +125,7 @@ class VectorStoreIndex(StoreIndex[VectorIndex]):
             "revision": state.revision,
             "complete": state.complete,
         }
-        replace_manifest(self.folder, saved, facts)
+        replace_manifest(self.folder, facts, of_shards)
         return saved
 
     def _manifest(self) -> dict[str, Any] | None:

@@ -71,10 +71,11 @@ class VectorSegment(RowSegment):
         if self.folder is None or not faiss_is_installed() or self.graph() is not None:
             return
         logger.info("Making a graph of %d vectors, for approximate search; it takes minutes for a million.", len(self.rows))
-        unfinished = self.folder.parent / f"{uuid.uuid4().hex}.faiss"
-        Graph.build(self.vectors).save(unfinished)
-        sync(unfinished)
-        os.replace(unfinished, self.folder / GRAPH)
+        unfinished, graph = self.folder.parent / f"{uuid.uuid4().hex}.faiss", Graph.build(self.vectors)
+        if self.folder.exists():  # else another process has put others in the place of these vectors meanwhile
+            graph.save(unfinished)
+            sync(unfinished)
+            os.replace(unfinished, self.folder / GRAPH)
 
     def check(self) -> None:
         n, d = self.vectors.shape
@@ -108,11 +109,15 @@ class VectorSegment(RowSegment):
 
     @classmethod
     def merge(cls, segments: Sequence[VectorSegment], alive: Sequence[NDArray[np.bool_]]) -> VectorSegment:
-        """One segment of several, in order, without the rows that are not alive."""
-        rows, vectors, codes, scale = (
+        """One segment of several, in the order of their rows, without those that are not alive."""
+        arrays = [
             np.concatenate([getattr(segment, name)[here] for segment, here in zip(segments, alive, strict=True)])
             for name in ("rows", "vectors", "codes", "scale")
-        )
+        ]
+        if (np.diff(arrays[0]) < 0).any():  # segments of several shards
+            order = np.argsort(arrays[0])
+            arrays = [array[order] for array in arrays]
+        rows, vectors, codes, scale = arrays
         return cls(rows, vectors, codes, scale, np.max([s.bounds for s in segments], axis=0))
 
 

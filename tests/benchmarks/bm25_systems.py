@@ -114,16 +114,17 @@ class Needle(System):
 
     def save(self) -> None:
         from needle.components.bm25_files import save_index
+        from needle.components.shards import BM25Shards
         from needle.components.store_index import State
 
-        save_index(State(self.index, "r", True), self.folder, self.analyzer.key)
+        save_index(State(BM25Shards([self.index]), "r", True), self.folder, self.analyzer.key)
 
     def load(self) -> None:
         from needle.components.bm25_files import load_index
 
         loaded = load_index(self.folder, self.analyzer.key)
         assert loaded
-        self.index = loaded.index
+        [self.index] = loaded.index.parts
 
     def search(self, question: str) -> Found:
         return self.index.scorer().top_k(self.analyzer.terms(question), TOP_K)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from needle.components import bm25_files, segments
 from needle.components.bm25 import BM25Index, Segment
 from needle.components.segments import MANIFEST
+from needle.components.shards import BM25Shards
 from needle.components.store_index import State
 
 SEGMENT_ARRAYS = ("rows", "lengths", "terms", "starts", "positions", "counts")
@@ -238,12 +239,12 @@ def age(path: Path) -> None:
 
 
 def save_index(index: BM25Index, folder: Path, analyzer: str, revision: str) -> BM25Index:
-    return bm25_files.save_index(State(index, revision, complete=True), folder, analyzer)
+    return bm25_files.save_index(State(BM25Shards([index]), revision, complete=True), folder, analyzer).parts[0]
 
 
 def load_index(folder: Path, analyzer: str) -> tuple[BM25Index, str] | None:
     state = bm25_files.load_index(folder, analyzer)
-    return None if state is None else (state.index, state.revision)
+    return None if state is None else (state.index.parts[0], state.revision)
 
 
 class TestFolder:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from needle.components.analysis import Analyzer
-from needle.components.bm25 import BM25Index, Variant
+from needle.components.bm25 import BM25Index
+from needle.components.bm25_weights import Variant
 from needle.data import SHIPPED_CORPUS
 from needle.data.squad import read_squad
 
