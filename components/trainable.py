@@ -72,9 +72,10 @@ def model_inputs(batch: Batch, model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def fastest_dtype(device: torch.device) -> DType:
-    """bfloat16 for matrix products where the device computes them in it, else float32."""
-    has_it = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if has_it else "float32"
+    """bfloat16 for matrix products where the device computes them in it; else float16 on a GPU, and float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 class CpuDropout(nn.Dropout):

@@ -94,6 +94,7 @@ def fit(
     plan = data.plan(stages, settings.epochs, settings.batch_tokens, settings.batch_size, group, settings.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=0.0, fused=True)
+    scaler = torch.amp.GradScaler(workers.device.type, enabled=dtype == torch.float16)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     step, seconds, tokens, windows = 0, 0.0, 0, 0
     epoch, draws = -1, np.empty(0)
@@ -103,6 +104,7 @@ def fit(
     if resume and (state := files.load_state()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
         if average is not None:
             for mine, saved in zip(average, state["average"], strict=True):
                 mine.copy_(saved)
@@ -112,7 +114,7 @@ def fit(
         if workers.is_first:
             counts = {"step": step, "seconds": seconds, "tokens": tokens, "windows": windows, "best": best}
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            files.save_state({**counts, **saved})
+            files.save_state({**counts, **saved, "scaler": scaler.state_dict()})
 
     limit = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
     before, started = seconds, time.monotonic()
@@ -132,14 +134,17 @@ def fit(
             batches = plan[step].batches
             own = batches[workers.rank :: workers.size]
             torch.manual_seed(int(np.random.SeedSequence([settings.seed, step, workers.rank]).generate_state(1)[0]))
-            loss, n_tokens = backward(model, data, own, draws, sum(map(len, batches)), settings, dtype, teacher, workers)
+            n_windows = sum(map(len, batches))
+            loss, n_tokens = backward(model, data, own, draws, n_windows, settings, dtype, teacher, workers, scaler)
             if not math.isfinite(loss):
                 raise NeedleError(
                     f"The loss is {loss} at step {step + 1}. Try a lower learning rate than {settings.learning_rate}."
                 )
+            scaler.unscale_(optimizer)
             if settings.max_grad_norm:
                 nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
             if workers.device.type == "cpu":
                 trim_memory()
@@ -147,7 +152,7 @@ def fit(
             if average is not None:
                 decay = min(settings.ema, (1 + step) / (10 + step))  # or the first weights would be remembered for long
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-            tokens, windows = tokens + n_tokens, windows + sum(map(len, batches))
+            tokens, windows = tokens + n_tokens, windows + n_windows
             computing, computed = computing + time.monotonic() - began, computed + n_tokens
 
             # 4. Evaluate

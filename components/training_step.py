@@ -37,14 +37,19 @@ def backward(
     dtype: torch.dtype,
     teacher: Engine | None,
     workers: Workers,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[float, int]:
-    """Gradients of the mean loss over a step's windows, of all processes' micro-batches: the loss, and how many tokens."""
+    """Gradients of the mean loss over a step's windows, of all processes' micro-batches: the loss, and how many tokens.
+
+    :param scaler: what the gradients are multiplied by, so that float16 does not round them to 0; it does nothing where it
+        is not enabled.
+    """
     total = torch.zeros((), dtype=torch.float64, device=workers.device)
     tokens = torch.zeros((), dtype=torch.int64, device=workers.device)
     for indices in own:
         labelled = data.labelled(indices, draws)
         loss = window_losses(model, labelled, settings, dtype, teacher).sum() / n_windows
-        loss.backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
         tokens += int(labelled.batch.lengths.sum())
     if workers.size > 1:

@@ -33,6 +33,7 @@ _PLAIN_EVERY = 30
 
 class TrainingDType(StrEnum):
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 
@@ -69,7 +70,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out that was interrupted.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the GPU by default, if there is one.")] = None,
     dtype: Annotated[
-        TrainingDType | None, typer.Option(help="Of matrix products; bfloat16 by default where the device has it.")
+        TrainingDType | None, typer.Option(help="Of matrix products; by default bfloat16, float16 on older GPUs.")
     ] = None,
     preset: Annotated[Preset, typer.Option(help="A recipe by name.")] = _DEFAULT,
     epochs: Annotated[float | None, _setting("How often each question is seen; may be less than 1.")] = None,

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -108,7 +108,8 @@ def train(
     :param layers: start from so many of the model's layers, evenly chosen.
     :param teacher: a reader with the same tokenizer from whose distributions the model learns as well.
     :param skip_bad: leave out bad questions instead of refusing their file.
-    :param dtype: "bfloat16" or "float32" for the matrix products; None takes bfloat16 where the device has it.
+    :param dtype: of the matrix products; None takes bfloat16 where the device has it, else float16 on a GPU, and float32.
+        With float16 the loss is scaled, and a step whose gradients are too large for it is left out.
     :param told: called after every step.
     :raises NeedleError: if a file, model or setting can't be used.
     :raises KeyboardInterrupt: after Ctrl-C, when a checkpoint has been written.
@@ -119,8 +120,8 @@ def train(
         raise NeedleError(f"There must be a weight of 0 or more for each of the {len(files)} files, not {list(weights)}.")
     if not isinstance(held_out, str | Path) and not 0 <= held_out < 1:
         raise NeedleError(f"held_out must be a share of at least 0 and below 1, or a file, not {held_out!r}.")
-    if dtype not in (None, "bfloat16", "float32"):
-        raise NeedleError(f"dtype must be 'bfloat16' or 'float32' in training, not {dtype!r}.")
+    if dtype is not None and dtype not in get_args(DType):
+        raise NeedleError(f"dtype must be one of {', '.join(get_args(DType))}, not {dtype!r}.")
     workers = _workers(device)
     folder = Path(out).expanduser()
     if workers.is_first and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

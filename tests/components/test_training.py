@@ -51,13 +51,13 @@ def tiny(seed: int = 0, dropout: float = 0.1) -> BertForQuestionAnswering:
     return BertForQuestionAnswering(BertConfig(**size, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
 
 
-def trained(folder, settings=FEW, model=None, **options):
+def trained(folder, settings=FEW, model=None, dtype=torch.float32, **options):
     """Train a tiny model on all questions; returns it, what came of it, and the log."""
     model = tiny() if model is None else model
     stages = [[Source(0, len(QUESTIONS), 1)]]
     files = TrainingFiles(folder)
     folder.mkdir(exist_ok=True)
-    fitted = fit(model, DATA, stages, settings, files, Workers("cpu"), torch.float32, **options)
+    fitted = fit(model, DATA, stages, settings, files, Workers("cpu"), dtype, **options)
     return model, fitted, [json.loads(line) for line in files.log.read_text().splitlines()]
 
 
@@ -110,6 +110,33 @@ def test_a_run_cut_off_at_any_step_goes_on_as_if_it_had_not_been(tmp_path, setti
         assert curve(log) == curve(uncut)
         assert same_weights(again, whole)
         assert (same.tokens, same.windows, same.best_step) == (fitted.tokens, fitted.windows, fitted.best_step)
+
+
+def test_in_float16_gradients_are_scaled_and_a_step_whose_gradients_overflow_is_left_out(tmp_path):
+    settings = replace(FEW, dropout=0.0, ema=0.0)
+    exact, _, uncut = trained(tmp_path / "float32", settings, tiny(dropout=0.0))
+    model, _, log = trained(tmp_path / "float16", settings, tiny(dropout=0.0), torch.float16)
+    assert [line["loss"] for line in log] == pytest.approx([line["loss"] for line in uncut], abs=0.05)
+    assert not same_weights(exact, model)
+    state = torch.load(tmp_path / "float16/training/state.pt")
+    assert state["scaler"]["scale"] == 2**16  # as it began: no step was left out
+
+    def kill(progress):
+        if progress.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "cut", settings, tiny(dropout=0.0), torch.float16, told=kill)
+    again, _, resumed = trained(tmp_path / "cut", settings, tiny(dropout=0.0), torch.float16, resume=True)
+    assert curve(resumed) == curve(log)
+    assert same_weights(again, model)
+
+    wild = tiny(dropout=0.0)
+    wild.qa_outputs.weight.data *= 3e4  # its gradients, times 2^16, are beyond float16
+    _, _, log = trained(tmp_path / "wild", replace(settings, epochs=0.1), wild, torch.float16)
+    assert all(math.isfinite(line["loss"]) for line in log)
+    assert torch.load(tmp_path / "wild/training/state.pt")["scaler"]["scale"] < 2**16
+    assert all(torch.isfinite(p).all() for p in wild.parameters())
 
 
 def test_resuming_before_the_first_checkpoint_begins_anew(tmp_path):

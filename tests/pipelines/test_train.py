@@ -282,7 +282,7 @@ def test_a_changed_file_is_not_resumed_with(tiny, tmp_path):
         ({"held_out": "nowhere.json"}, UnreadableFile, "nowhere.json"),
         ({"model": "./nowhere"}, ModelError, "No reader at './nowhere'"),
         ({"device": "cuda:77"}, NeedleError, "not 'cuda:77'"),
-        ({"dtype": "float16"}, NeedleError, "'bfloat16' or 'float32' in training, not 'float16'"),
+        ({"dtype": "float8"}, NeedleError, "one of float32, float16, bfloat16, not 'float8'"),
     ],
 )
 def test_what_cannot_be_done_is_told(tiny, tmp_path, arguments, error, complaint):
