@@ -25,9 +25,9 @@ from needle.pipelines.console import (
     AsJson,
     EmbedderModel,
     Model,
-    OptionalStore,
+    OptionalStoreOrUrl,
     Retriever,
-    Store,
+    StoreOrUrl,
     count,
     definition,
     err,
@@ -36,7 +36,7 @@ from needle.pipelines.console import (
     plain,
     progress_bar,
 )
-from needle.pipelines.console_qa import AskingPipeline, existing_store, open_qa, print_result
+from needle.pipelines.console_qa import AskingPipeline, open_qa, print_result, reachable
 
 if TYPE_CHECKING:
     from needle.pipelines.qa import QA
@@ -62,7 +62,7 @@ SKIPPED = 3
 
 @app.command()
 def index(
-    store: Store,
+    store: StoreOrUrl,
     paths: Annotated[
         list[str] | None, typer.Argument(metavar="PATH...", help="Files and folders; - reads standard input.")
     ] = None,
@@ -75,17 +75,21 @@ def index(
     re_embed: Annotated[
         bool, typer.Option("--re-embed", help="Embed all passages anew, whatever model their vectors are from.")
     ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the indexes in so many parts, which are searched in parallel.", show_default=False),
+    ] = None,
 ) -> None:
     """Add files and folders to a store; what has not changed since is left alone.
 
     With --retriever dense or hybrid passages are embedded as well; an interrupted embedding is resumed by the next call.
     What standard input holds is one file named stdin, which replaces the one before.
     """
-    if not paths and not re_embed:
+    if not paths and not re_embed and shards is None:
         raise typer.BadParameter("Say what to index: files, folders, or - for standard input.", param_hint="PATH...")
     with errors_told():
         asking = "dense_qa" if re_embed and retriever is None else definition(retriever, None)
-        qa = open_qa(store if paths else existing_store(store), asking, pipeline, model, embedder)
+        qa = open_qa(store if paths else reachable(store), asking, pipeline, model, embedder, shards)
         _index(qa, paths or [], re_embed=re_embed)
         if re_embed:
             facts = qa.status()
@@ -95,7 +99,7 @@ def index(
 @app.command()
 def ask(
     questions: Annotated[list[str] | None, typer.Argument(metavar="[QUESTION]...", show_default=False)] = None,
-    store: OptionalStore = None,
+    store: OptionalStoreOrUrl = None,
     docs: Annotated[
         list[Path] | None,
         typer.Option(metavar="PATH", help="Ask these files and folders, without a store. May be repeated."),
@@ -125,7 +129,7 @@ def ask(
         if (store is None) == (not docs):
             raise NeedleError("Say what to ask: either --store FOLDER (made by needle index) or --docs PATH.")
         asking = definition(retriever, pipeline)
-        qa = open_qa(existing_store(store) if store is not None else None, asking, model=model, embedder=embedder)
+        qa = open_qa(reachable(store) if store is not None else None, asking, model=model, embedder=embedder)
         # Without documents too: passages that are not embedded yet are embedded with progress, not in silence.
         skipped = _index(qa, [str(path) for path in docs or []], quiet=True) if docs or asking != "bm25_qa" else False
         for result in qa.ask_many(asked, top_k):
@@ -140,11 +144,11 @@ def ask(
 @app.command()
 def remove(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, or folders of files, that were indexed.")],
-    store: Store,
+    store: StoreOrUrl,
 ) -> None:
     """Forget files; they need not exist any more."""
     with errors_told():
-        qa = open_qa(existing_store(store))
+        qa = open_qa(reachable(store))
         for path in paths:
             if not (removed := qa.remove([path])):
                 raise NeedleError(f"No file of the store '{store}' is '{path}' or below it; needle status lists them.")
@@ -152,10 +156,10 @@ def remove(
 
 
 @app.command()
-def status(store: Store, model: Model = None, as_json: AsJson = False) -> None:
+def status(store: StoreOrUrl, model: Model = None, as_json: AsJson = False) -> None:
     """Tell what a store holds: files, passages, size, and the reader whose tokens are kept."""
     with errors_told():
-        facts = open_qa(existing_store(store), model=model).status()
+        facts = open_qa(reachable(store), model=model).status()
         if as_json:
             out.print(json.dumps(facts, ensure_ascii=False), markup=False, soft_wrap=True)
             return
@@ -164,6 +168,20 @@ def status(store: Store, model: Model = None, as_json: AsJson = False) -> None:
             out.print(plain(f"{name.replace('_', ' '):20}  {'none' if value is None else value}"))
         for path, passages in files.items():
             out.print(plain(f"{count(passages, 'passage'):>20}  {path}"))
+
+
+@app.command()
+def pipeline(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A definition of needle's own, like hybrid_qa, or a file.")],
+    store: StoreOrUrl,
+    model: Model = None,
+    embedder: EmbedderModel = None,
+) -> None:
+    """Print a pipeline's definition on a store, as Haystack YAML to keep and change; indexing is one too."""
+    with errors_told():
+        from needle.pipelines.loading import load_pipeline
+
+        out.print(load_pipeline(name, store, model, embedder).dumps().rstrip(), markup=False, soft_wrap=True)
 
 
 def main() -> None:

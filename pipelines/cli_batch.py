@@ -18,6 +18,7 @@ from needle.pipelines.console import (
     Model,
     Retriever,
     Store,
+    StoreOrUrl,
     count,
     definition,
     err,
@@ -46,7 +47,7 @@ def ask(
     questions: Annotated[
         Path, typer.Argument(metavar="FILE", help="JSON Lines with question or query, and id; SQuAD JSON; or one a line.")
     ],
-    store: Store,
+    store: StoreOrUrl,
     folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the answers go, one JSON a line.")],
     retriever: Retriever = None,
     pipeline: AskingPipeline = None,
@@ -64,7 +65,7 @@ def ask(
     """Answer a file of questions, into files of --shard-size answers each.
 
     Interrupted or killed, it goes on when it is called again; files of answers that are there are whole, and stay. On a
-    cluster the folders of --store and --out must be there for all nodes, by the same paths; the store is only read. A
+    cluster --store and the folder --out must be there for all nodes, by the same paths; the store is only read. A
     question that can't be asked gets an error in its line; the exit code is then 3.
     """
     with errors_told(), _progress() as progress:

@@ -26,6 +26,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Store = Annotated[
     Path, typer.Option("--store", envvar="NEEDLE_STORE", metavar="FOLDER", help="The store's folder.", show_default=False)
 ]
+_STORE_OR_URL = typer.Option(
+    "--store",
+    envvar="NEEDLE_STORE",
+    metavar="FOLDER|URL",
+    help="The store's folder, or its URL: postgresql://, qdrant://, opensearch://, elasticsearch://.",
+    show_default=False,
+)
+StoreOrUrl = Annotated[str, _STORE_OR_URL]
+OptionalStoreOrUrl = Annotated[str | None, _STORE_OR_URL]
 OptionalStore = Annotated[
     Path | None, typer.Option("--store", envvar="NEEDLE_STORE", metavar="FOLDER", help="The store's folder.")
 ]

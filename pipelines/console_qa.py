@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from needle.data.errors import NeedleError
 from needle.pipelines.console import import_haystack_without_torch, out, plain
+from needle.pipelines.store_urls import is_url
 
 if TYPE_CHECKING:
     from haystack import ExtractedAnswer
@@ -28,24 +30,40 @@ AskingPipeline = Annotated[
 
 
 def open_qa(
-    store: Path | None,
+    store: str | Path | None,
     pipeline: str = "bm25_qa",
     indexing: str = "indexing",
     model: str | None = None,
     embedder: str | None = None,
+    shards: int | None = None,
 ) -> QA:
     if (pipeline, indexing) == ("bm25_qa", "indexing"):
         import_haystack_without_torch()
     from needle.components.store import SQLiteDocumentStore
     from needle.pipelines.qa import QA
 
-    return QA(SQLiteDocumentStore(store), pipeline, indexing, model, embedder)
+    if isinstance(store, Path):
+        _refuse_url(store)
+    if store is None:
+        return QA(SQLiteDocumentStore(), pipeline, indexing, model, embedder)
+    return QA.open(store, pipeline, indexing, model, embedder, shards)
+
+
+def reachable(store: str) -> str | Path:
+    """A store's URL, or the folder of one that exists."""
+    return store if is_url(store) else existing_store(Path(store))
 
 
 def existing_store(store: Path) -> Path:
+    _refuse_url(store)
     if not (store / "needle.sqlite").is_file():
         raise NeedleError(f"There is no store in '{store}'. Make one: needle index PATH... --store {store}")
     return store
+
+
+def _refuse_url(store: Path) -> None:
+    if re.match("[a-z+]{2,}:/", str(store)):  # a Path keeps one slash of two
+        raise NeedleError("This needs a store's folder; index, ask, remove, status, pipeline and batch ask take a URL.")
 
 
 def print_result(result: Result) -> None:

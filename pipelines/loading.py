@@ -8,34 +8,41 @@ from typing import Any
 
 from haystack import Pipeline
 from haystack.core.errors import DeserializationError, PipelineError, PipelineRuntimeError
+from haystack.core.serialization import import_class_by_name
 from haystack.errors import FilterError
 from haystack.marshal import YamlMarshaller
 
+from needle.components.external_store import ExternalStore
 from needle.data import errors
+from needle.pipelines.store_urls import document_store, is_url, moved
 
 #: The definitions that come with needle.
 DEFINITIONS = Path(__file__).parent / "definitions"
 
 #: What a definition may name besides Haystack's own modules.
-ALLOWED_MODULES = ["needle.*"]
+ALLOWED_MODULES = ["needle.*", "haystack_integrations.*"]
 
 _STORE = "needle.components.store.SQLiteDocumentStore"
 _WITH_MODEL = ("needle.components.reader.MiniLMReader", "needle.components.passages.PassageWriter")
 _WITH_EMBEDDER = ("needle.components.retrievers.DenseRetriever",)
+_SHARDED = ("needle.components.retrievers.BM25Retriever", *_WITH_EMBEDDER)
 
 
 def load_pipeline(
     definition: str | Path,
-    store: str | Path | None = None,
+    store: str | Path | dict[str, Any] | None = None,
     model: str | None = None,
     embedder: str | None = None,
+    shards: int | None = None,
 ) -> Pipeline:
     """Load a definition; modules other than Haystack's and needle's are refused.
 
     :param definition: a YAML file, or the name of one that comes with needle, such as "bm25_qa".
-    :param store: the folder that all its SQLite document stores get; None leaves what the definition says.
+    :param store: the folder that all its SQLite document stores get; a URL (see `store_urls`) or a document store's own
+        definition puts that in their place; None leaves what the definition says.
     :param model: the reader that its readers and writers get; None leaves what the definition says. embedder: the
-        embedding model that its dense retrievers get, likewise.
+        embedding model that its dense retrievers get, likewise. shards: in how many parts the indexes of its retrievers are
+        kept, likewise.
     :raises PipelineError: if there is no such file, it is no pipeline, or it names a module that is not allowed.
     """
     file = DEFINITIONS / f"{definition}.yaml" if (DEFINITIONS / f"{definition}.yaml").is_file() else Path(definition)
@@ -55,20 +62,44 @@ def load_pipeline(
             f"'{file.stem}' embeds nothing, so that it can't use the embedding model '{embedder}'. Ask for dense or hybrid "
             "retrieval (--retriever hybrid), or by a pipeline with a DenseRetriever."
         )
+    if is_url(store):
+        store = document_store(store)
+    if shards is not None and isinstance(store, dict):
+        raise errors.PipelineError("Only indexes of a store in a folder are kept in shards; other stores divide their own.")
     try:
-        for part in _parts(data):
-            if store is not None and part["type"] == _STORE:
+        for part in list(_parts(data)):
+            if isinstance(store, str | Path) and part["type"] == _STORE:
                 part["init_parameters"]["path"] = str(store)
             if model is not None and part["type"] in _WITH_MODEL:
                 part["init_parameters"]["model"] = model
             if embedder is not None and part["type"] in _WITH_EMBEDDER:
                 part["init_parameters"]["model"] = embedder
+            if shards is not None and part["type"] in _SHARDED:
+                part["init_parameters"]["shards"] = shards
+            if isinstance(store, dict):
+                moved(part, store)
         return Pipeline.from_dict(data, allowed_modules=ALLOWED_MODULES)
     except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError, RecursionError) as error:
         # Haystack goes on to advise what only its own API offers.
         reason, _, advice = str(error).partition(" If you trust")
         remedy = " If you trust the file, set HAYSTACK_DESERIALIZATION_ALLOWLIST='that.module'." if advice else ""
         raise errors.PipelineError(f"The pipeline of '{file}' can't be made: {reason}{remedy}") from error
+
+
+def open_store(url: str) -> ExternalStore:
+    """The store that a URL names; nothing is touched yet.
+
+    :raises NeedleError: if the URL makes no sense, or its client is not installed.
+    """
+    data = document_store(url)
+    name = data["type"].split(".")[2]
+    try:
+        kind: Any = import_class_by_name(data["type"])
+    except ImportError as error:
+        raise errors.NeedleError(
+            f"A store at {name} needs its client: pip install 'needle-qa[{name}]' ({error})."
+        ) from error
+    return ExternalStore.of(kind.from_dict(data))
 
 
 def run_pipeline(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from haystack import Document, ExtractedAnswer, Pipeline
 from haystack.core.errors import PipelineRuntimeError
 from haystack.dataclasses import ByteStream
 from haystack.errors import FilterError
 
+from needle.components.external_retrievers import ExternalDenseRetriever, ExternalWriter
+from needle.components.external_store import ExternalStore
 from needle.components.feedback import Export, Label, Verdict, Versions, export_labels
 from needle.components.passages import PassageSplitter, PassageWriter
 from needle.components.reader import MiniLMReader, check_query
@@ -34,12 +36,11 @@ from needle.components.store import IndexedFile, SQLiteDocumentStore
 from needle.components.vector_files import VectorStoreIndex
 from needle.components.weights import open_checkpoint
 from needle.data import SHIPPED_READER
-from needle.data.errors import NeedleError, PipelineError, QueryError, UnreadableFile
+from needle.data.errors import NeedleError, PipelineError, QueryError, StoreError, UnreadableFile
 from needle.data.files import FileConverter, SkippedFile, SourceFile, find_files
-from needle.pipelines.loading import load_pipeline, run_pipeline, takers
+from needle.pipelines.loading import load_pipeline, open_store, run_pipeline, takers
 from needle.pipelines.results import IndexReport, Result
-
-T = TypeVar("T")
+from needle.pipelines.store_urls import is_url
 
 #: Files are converted and committed in batches of at most this many, or this many bytes.
 _BATCH_FILES, _BATCH_BYTES = 64, 8 * 2**20
@@ -50,40 +51,47 @@ class QA:
 
     def __init__(
         self,
-        store: SQLiteDocumentStore,
+        store: SQLiteDocumentStore | ExternalStore,
         pipeline: str | Path = "bm25_qa",
         indexing: str | Path = "indexing",
         model: str | None = None,
         embedder: str | None = None,
+        shards: int | None = None,
     ):
         """
+        :param store: needle's own, or one of Haystack's others: `ExternalStore(PgvectorDocumentStore(...))`.
         :param pipeline: the definition used for asking: a YAML file, or the name of one that comes with needle: "bm25_qa",
             "dense_qa", "hybrid_qa" or "rerank_qa".
         :param indexing: the definition used for indexing, with the components of needle's own "indexing".
         :param model: the reader, a folder or a hub id; None for what the definitions name. embedder: the embedding model of
             dense retrievers, likewise; where the definition names none, the one that the store's vectors are from.
+        :param shards: in how many parts the indexes are kept from now on, which are searched in parallel with the same
+            results; None for what the definition says, or as many as there are.
         """
-        self.store = store
+        self._store = store
         self.model = model
         self.definition = str(pipeline)
-        self.pipeline = load_pipeline(pipeline, store.folder, model, embedder)
+        place = store.document_store.to_dict() if isinstance(store, ExternalStore) else store.folder
+        self.pipeline = load_pipeline(pipeline, place, model, embedder, shards)
         self._answers = _answer_component(self.pipeline)
-        self._indexing = load_pipeline(indexing, store.folder, model)
+        self._indexing = load_pipeline(indexing, place, model)
         self._converter, _ = _component(self._indexing, FileConverter)
         _, self._splitter = _component(self._indexing, PassageSplitter)
-        self._writer_name, self._writer = _component(self._indexing, PassageWriter)
+        self._writer_name, self._writer = _component(self._indexing, PassageWriter, ExternalWriter)
 
     @classmethod
     def open(
         cls,
-        folder: str | Path,
+        store: str | Path,
         pipeline: str | Path = "bm25_qa",
         indexing: str | Path = "indexing",
         model: str | None = None,
         embedder: str | None = None,
+        shards: int | None = None,
     ) -> QA:
-        """Open the store in a folder; one that does not exist is made."""
-        return cls(SQLiteDocumentStore(folder), pipeline, indexing, model, embedder)
+        """Open the store in a folder, or the one that a URL names, see `store_urls`; one that does not exist is made."""
+        opened = open_store(store) if is_url(store) else SQLiteDocumentStore(store)
+        return cls(opened, pipeline, indexing, model, embedder, shards)
 
     @classmethod
     def from_documents(
@@ -98,6 +106,27 @@ class QA:
         qa = cls(SQLiteDocumentStore(), pipeline, indexing, model, embedder)
         qa.index_documents(documents)
         return qa
+
+    @property
+    def store(self) -> SQLiteDocumentStore:
+        """needle's own store.
+
+        :raises StoreError: if the passages are in another one.
+        """
+        if isinstance(self._store, ExternalStore):
+            kind = type(self._store.document_store).__name__
+            raise StoreError(f"This is kept beside passages in a folder only; these are in a {kind}. Name a store's folder.")
+        return self._store
+
+    @property
+    def folder(self) -> Path | None:
+        """Of needle's own store, None for another one."""
+        return self._store.folder
+
+    @property
+    def revision(self) -> str:
+        """Another one when the store's passages have changed; of another store than needle's, only when their number has."""
+        return self._store.revision
 
     def index(
         self,
@@ -115,16 +144,16 @@ class QA:
         :param re_embed: whether dense retrievers embed all passages anew, whatever model their vectors are from.
         :raises UnreadableFile: if a path does not exist. StoreError: if the passages were embedded by another model.
         """
-        if re_embed and not any(isinstance(part, DenseRetriever) for part in self._retrievers):
+        if re_embed and not any(isinstance(part, DenseRetriever | ExternalDenseRetriever) for part in self._retrievers):
             raise PipelineError(
                 "There is nothing to embed anew: the pipeline has no DenseRetriever. Use dense or hybrid retrieval."
             )
         paths = [paths] if isinstance(paths, str | Path | ByteStream) else list(paths)
         sources: list[Path | ByteStream] = [s for s in paths if isinstance(s, ByteStream)]
         files = find_files([p for p in paths if not isinstance(p, ByteStream)])
-        own = Path(os.path.realpath(self.store.folder))
-        sources += [file for file in files if not file.is_relative_to(own)]
-        report, known = IndexReport(), self.store.files()
+        own = None if self.folder is None else Path(os.path.realpath(self.folder))
+        sources += [file for file in files if own is None or not file.is_relative_to(own)]
+        report, known = IndexReport(), self._store.files()
         for batch in _batches(sources, report):
             changed = []
             for stream in batch:
@@ -149,12 +178,12 @@ class QA:
         """Bring the asking pipeline's indexes up to date, so that the first question need not wait for it; see `index`."""
         for part in self._retrievers:
             told = None if progress is None else partial(progress, "passage")
-            part.update(told, anew=re_embed and isinstance(part, DenseRetriever))
+            part.update(told, anew=re_embed and isinstance(part, DenseRetriever | ExternalDenseRetriever))
 
     def has(self, file: SourceFile, known: Mapping[str, IndexedFile] | None = None) -> bool:
         """Whether a file is indexed as it is now, for the reader that is used. known: `store.files()`, if at hand."""
-        old = (self.store.files() if known is None else known).get(file.path)
-        return old is not None and (old.digest, old.tokenizer) == (file.digest, self._writer.tokenizer().fingerprint)
+        old = (self._store.files() if known is None else known).get(file.path)
+        return old is not None and (old.digest, old.tokenizer) == (file.digest, self._tokenizer)
 
     def index_documents(self, documents: Iterable[Document], files: Sequence[SourceFile] = ()) -> int:
         """Split Documents into passages and index these, in one transaction; those of a Document with the same id are
@@ -173,7 +202,7 @@ class QA:
         :returns: the number of files forgotten.
         :raises UnreadableFile: if a path is empty.
         """
-        files = self.store.files()
+        files = self._store.files()
         gone = []
         for path in [paths] if isinstance(paths, str | Path) else paths:
             if path == "":
@@ -181,25 +210,35 @@ class QA:
             place = os.path.expanduser(path)
             names = {str(path), os.path.abspath(place), os.path.realpath(place)}  # files are known by their real folders
             gone += [f for f in files if any(f == name or f.startswith(name.rstrip(os.sep) + os.sep) for name in names)]
-        self.store.remove_files(gone)
+        self._store.remove_files(gone)
         return len(set(gone))
 
     @property
     def reader(self) -> str:
-        """The name of the reader that passages are kept for."""
-        return _reader_name(self._writer.model)
+        """The name of the reader that passages are kept for, or of the one that reads them, if none are."""
+        if isinstance(self._writer, PassageWriter):
+            return _reader_name(self._writer.model)
+        names = {_reader_name(part.model) for _, part in self.pipeline.walk() if isinstance(part, MiniLMReader)}
+        return ", ".join(sorted(names))
+
+    @property
+    def _tokenizer(self) -> str | None:
+        """The fingerprint of what passages' tokens are made with, None if none are kept."""
+        return self._writer.tokenizer().fingerprint if isinstance(self._writer, PassageWriter) else None
 
     def status(self) -> dict[str, Any]:
-        """What the store holds: `files` (path -> passages), `passages`, `size_bytes` on disk, `reader`,
-        `passages_with_tokens`, those whose tokens are kept for that reader, and `embedder`, the model whose vectors of
-        passages are kept, None if there are none."""
+        """What the store holds: `files` (path -> passages), `passages`, `reader`, `embedder`, the model whose vectors of
+        passages are kept, None if there are none; and of a store in a folder `passages_with_tokens`, those whose tokens are
+        kept for that reader, and `size_bytes` on disk."""
+        files = {path: file.passages for path, file in self._store.files().items()}
+        facts = {"files": files, "passages": self._store.count_documents(), "reader": self.reader}
+        if isinstance(self._store, ExternalStore):
+            return {**facts, "embedder": ", ".join(self._store.embedders()) or None}
         return {
-            "files": {path: file.passages for path, file in self.store.files().items()},
-            "passages": self.store.count_documents(),
-            "passages_with_tokens": self.store.count_tokens(self._writer.tokenizer().fingerprint),
-            "size_bytes": sum(f.stat().st_size for f in self.store.folder.rglob("*") if f.is_file()),
-            "reader": self.reader,
-            "embedder": VectorStoreIndex(self.store).saved_model,
+            **facts,
+            "passages_with_tokens": self._store.count_tokens(self._tokenizer or ""),
+            "size_bytes": sum(f.stat().st_size for f in self._store.folder.rglob("*") if f.is_file()),
+            "embedder": VectorStoreIndex(self._store).saved_model,
         }
 
     def ask(self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None) -> Result:
@@ -359,11 +398,11 @@ class QA:
         return data
 
 
-def _component(pipeline: Pipeline, kind: type[T]) -> tuple[str, T]:
-    """The one component of this type, with its name."""
-    found = [(name, part) for name, part in pipeline.walk() if isinstance(part, kind)]
+def _component(pipeline: Pipeline, *kinds: type[Any]) -> tuple[str, Any]:
+    """The one component of these types, with its name."""
+    found = [(name, part) for name, part in pipeline.walk() if isinstance(part, kinds)]
     if len(found) != 1:
-        raise PipelineError(f"An indexing pipeline needs one {kind.__name__}; this one has {len(found)}.")
+        raise PipelineError(f"An indexing pipeline needs one {kinds[0].__name__}; this one has {len(found)}.")
     return found[0]
 
 

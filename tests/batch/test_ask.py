@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from haystack import Document
 from ray_nodes import Nodes, kill_a_worker
 
 from needle.data import SHIPPED_CORPUS
@@ -115,3 +116,21 @@ def test_what_is_no_question_is_named(tmp_path):
     assert len(list(read_questions(SHIPPED_CORPUS / "questions.json"))) == 349
     with pytest.raises(UnreadableFile, match="can't be read"):
         list(read_questions(tmp_path / "nothing.txt"))
+
+
+def test_a_store_on_postgresql_is_asked_by_its_url(nodes: Nodes, postgresql, tmp_path):
+    url = f"{postgresql}&table=batch"
+    qa = QA.open(url)
+    qa.index([SHIPPED_CORPUS / "documents/antarctica.html"])
+    asked = tmp_path / "questions.txt"
+    asked.write_text("What is the highest peak of Antarctica?\nWho signed the treaty?\n")
+    report = batch.ask(asked, url, tmp_path / "answers", address=nodes.address)
+    assert (report.questions, report.answered) == (2, 2)
+    results = qa.ask_many(asked.read_text().splitlines())
+    assert [line.get("answers") for line in answers(tmp_path / "answers")] == [r.as_json()["answers"] for r in results]
+    kept = (tmp_path / "answers/manifest.json").read_text()
+    assert '"store": "4 passages"' in kept
+    assert url not in kept
+    qa.index_documents([Document(content="A new passage.")])
+    with pytest.raises(NeedleError, match="store: 4 passages, now 5 passages"):
+        batch.ask(asked, url, tmp_path / "answers", address=nodes.address)

@@ -204,3 +204,23 @@ def test_documents_are_split_as_the_indexing_definition_says(tmp_path):
     assert qa.index_documents([Document(content="one two three four five six seven eight nine")]) == 3
     with pytest.raises(PipelineError, match="needs one FileConverter"):
         QA.open(tmp_path / "store", indexing="bm25_qa")
+
+
+def test_indexes_in_shards_give_the_same_answers_and_stay_so_until_told_otherwise(tmp_path):
+    documents = [Document(content=TARN.replace("1842", str(1842 + i)), meta={"title": str(i)}) for i in range(9)]
+    one, three = QA.open(tmp_path / "one"), QA.open(tmp_path / "three", shards=3)
+    for qa in (one, three):
+        qa.index_documents(documents)
+        qa.update()
+    assert sorted(f.name for f in (tmp_path / "three/bm25").rglob("shard-*") if f.is_dir()) == [
+        "shard-0-of-3",
+        "shard-1-of-3",
+        "shard-2-of-3",
+    ]
+    asked = "When was the lighthouse lit?"
+    assert three.ask(asked).as_json() == one.ask(asked).as_json()
+    assert QA.open(tmp_path / "three").ask(asked).as_json() == one.ask(asked).as_json()
+    QA.open(tmp_path / "three", shards=1).update()
+    assert QA.open(tmp_path / "three").ask(asked).as_json() == one.ask(asked).as_json()
+    with pytest.raises(PipelineError, match="Only indexes of a store in a folder are kept in shards"):
+        QA.open(f"qdrant://{tmp_path}/qdrant", shards=2)
