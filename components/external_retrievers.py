@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -12,6 +13,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 from needle.components import postgresql
 from needle.components.embedder import DEFAULT_EMBEDDER, Embedder
 from needle.components.external_store import ExternalStore, as_found
+from needle.components.filters import filters_to_sql
 from needle.components.retrievers import StoreRetriever, check_top_k
 from needle.components.sparse_bm25 import question_vector
 from needle.components.store import IndexedFile
@@ -58,8 +60,9 @@ class ExternalRetriever(StoreRetriever):
         return default_from_dict(cls, data)
 
     def _one_by_one(self, find: Callable[[int], list[Document]], n: int, cosine_of: Callable[[float], float]) -> list[Any]:
+        """A passage without a vector has no score; PostgreSQL puts it behind the others."""
         with self.store.using():
-            return [[as_found(d, None if d.score is None else cosine_of(d.score)) for d in find(i)] for i in range(n)]
+            return [[as_found(d, cosine_of(d.score)) for d in find(i) if d.score is not None] for i in range(n)]
 
     def _integration(self, name: str, options: dict[str, Any]) -> Any:
         module, _, kind = name.rpartition(".")
@@ -89,6 +92,7 @@ class ExternalBM25Retriever(ExternalRetriever):
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
         if top_k == 0:
             return [[] for _ in queries]
+        check_filters(filters)
         kind = type(self.document_store).__name__
         if kind == "PgvectorDocumentStore":
             find = lambda i: postgresql.search(self.document_store, queries[i], filters, top_k)  # noqa: E731
@@ -134,31 +138,35 @@ class ExternalDenseRetriever(ExternalRetriever):
         :raises ModelError: if the model can't be loaded. StoreError: if the passages were embedded by another one, or the
             store is made for vectors of another length.
         """
-        embedder, saved = self._model(), self.store.embedders()
+        saved = self.store.embedders()
+        embedder = self._model(saved, anew)
         if not anew and (others := [model for model in saved if model != embedder.model]):
             raise StoreError(
                 f"Passages of this store were embedded by '{others[0]}', whose vectors can't be compared with those of "
                 f"'{embedder.model}'. Name the former, or embed all anew: needle index --re-embed --embedder "
                 f"'{embedder.model}' --store ..."
             )
-        total, sources = self.store.not_embedded(None if anew and saved == [embedder.model] else embedder.model)
+        run = uuid.uuid4().hex
+        total, some = self.store.not_embedded(embedder.model, run if anew and saved == [embedder.model] else None)
         done = 0
-        for passages in sources:
+        for passages in some:
             vectors = embedder.passages([passage.content or "" for passage in passages])
             if self.store.dimension not in (None, vectors.shape[1]):
                 raise StoreError(
                     f"'{embedder.model}' makes vectors of {vectors.shape[1]} numbers, and this store is made for "
                     f"{self.store.dimension}. Make a new one: put ?dimension={vectors.shape[1]} behind its URL."
                 )
-            self.store.embedded(passages, vectors, embedder.model)
+            self.store.embedded(passages, vectors, embedder.model, run)
             done += len(passages)
             if progress is not None:
                 progress(done, max(done, total))
 
-    def _model(self) -> Embedder:
+    def _model(self, saved: list[str] | None = None, anew: bool = False) -> Embedder:
+        """:param saved: the models of the store's vectors, if they are known."""
         if self._embedder is None:
-            saved = self.store.embedders() if self.model is None else []
-            if len(saved) > 1:
+            if saved is None:
+                saved = self.store.embedders() if self.model is None else []
+            if len(saved) > 1 and not (anew and self.model):
                 raise StoreError(
                     f"Embedding this store anew was interrupted: its vectors are of '{saved[0]}' and of '{saved[1]}'. Go "
                     "on: needle index --re-embed --embedder MODEL --store ..."
@@ -169,6 +177,7 @@ class ExternalDenseRetriever(ExternalRetriever):
     def _search(self, queries: list[str], filters: dict[str, Any] | None, top_k: int) -> list[list[Document]]:
         if top_k == 0:
             return [[] for _ in queries]
+        check_filters(filters)
         name, options, is_halved = _BY_VECTOR[type(self.document_store).__name__]
         retriever = self._integration(name, options)
         vectors = self._model().questions(queries)
@@ -203,3 +212,9 @@ class ExternalWriter:
         passages = Counter(document.meta.get("file_path") for document in documents)
         self.store.replace_sources([IndexedFile(f.path, f.digest, f.size, passages[f.path]) for f in files or []], documents)
         return {"documents_written": len(documents)}
+
+
+def check_filters(filters: dict[str, Any] | None) -> None:
+    """:raises FilterError: if they are malformed, which these stores tell each in its own way, or not at all."""
+    if filters:
+        filters_to_sql(filters)

@@ -6,6 +6,8 @@ question, which for a question in plain English is mostly none.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from haystack import Document
@@ -13,8 +15,10 @@ from haystack import Document
 if TYPE_CHECKING:
     from haystack_integrations.document_stores.pgvector import PgvectorDocumentStore
 
+logger = logging.getLogger(__name__)
+
 #: Passages that are ranked by BM25, for each that is wanted and beyond: those whose words of the question are the rarest
-#: together.
+#: together; of equals the shorter ones, as BM25 has it.
 _CANDIDATES, _MORE = 5, 50
 #: From so many passages on, the planner's estimate of their number is taken: counting them would read the whole table.
 _ESTIMATED = 100_000
@@ -28,14 +32,15 @@ size AS (
     FROM pg_class WHERE oid = {name}::regclass),
 found AS MATERIALIZED (
     SELECT lexeme, id FROM term CROSS JOIN LATERAL (
-        SELECT id FROM {table} WHERE to_tsvector({language}, content) @@ plainto_tsquery('simple', lexeme)) AS holder),
+        SELECT id FROM {table} WHERE to_tsvector({language}, content) @@
+            ('''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''')::tsquery) AS holder),
 worth AS (
-    SELECT lexeme, greatest(ln((n - count(*) + 0.5) / (count(*) + 0.5)), 0.25) AS idf
+    SELECT lexeme, ln(greatest((n - count(*) + 0.5) / (count(*) + 0.5), 1.25)) AS idf
     FROM found CROSS JOIN size GROUP BY lexeme, n),
 candidate AS (
     SELECT {table}.id, to_tsvector({language}, content) AS words FROM (
         SELECT id, sum(idf) AS all_idf FROM found JOIN worth USING (lexeme) GROUP BY id) AS sums
-    JOIN {table} USING (id) {where} ORDER BY all_idf DESC, id LIMIT {candidates}),
+    JOIN {table} USING (id) {where} ORDER BY all_idf DESC, length(content), id LIMIT {candidates}),
 counted AS (
     SELECT candidate.id, lexeme, cardinality(positions) AS tf, sum(cardinality(positions)) OVER (PARTITION BY id) AS length
     FROM candidate CROSS JOIN LATERAL unnest(words)),
@@ -73,17 +78,22 @@ def search(store: PgvectorDocumentStore, query: str, filters: dict[str, Any] | N
     return _from_pg_to_haystack_documents(store._dict_cursor.execute(statement, (query, *values)).fetchall())
 
 
-def add_indexes(store: PgvectorDocumentStore) -> None:
-    """Index the meta fields by which `ExternalStore` looks for passages; without that PostgreSQL reads the whole table."""
+def add_indexes(store: PgvectorDocumentStore, fields: Sequence[str]) -> None:
+    """Index meta fields by which `ExternalStore` looks for passages; without that PostgreSQL reads the whole table."""
+    from psycopg.errors import InsufficientPrivilege
     from psycopg.sql import SQL, Identifier, Literal
 
     store._ensure_db_setup()
     assert store._cursor is not None
-    for field in ("file_path", "source_id"):
-        store._cursor.execute(
-            SQL("CREATE INDEX IF NOT EXISTS {name} ON {table} ((meta ->> {field}))").format(
-                name=Identifier(f"{store.table_name}_{field}"),
-                table=Identifier(store.schema_name, store.table_name),
-                field=Literal(field),
-            )
+    for field in fields:
+        statement = SQL("CREATE INDEX IF NOT EXISTS {name} ON {table} ((meta ->> {field}))").format(
+            name=Identifier(f"{store.table_name}_{field}"),
+            table=Identifier(store.schema_name, store.table_name),
+            field=Literal(field),
         )
+        try:
+            store._cursor.execute(statement)
+        except InsufficientPrivilege as error:
+            logger.warning(
+                "The table '%s' gets no index on %s, which makes changes slow: %s", store.table_name, field, error
+            )

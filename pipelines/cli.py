@@ -37,6 +37,7 @@ from needle.pipelines.console import (
     progress_bar,
 )
 from needle.pipelines.console_qa import AskingPipeline, open_qa, print_result, reachable
+from needle.pipelines.store_urls import without_password
 
 if TYPE_CHECKING:
     from needle.pipelines.qa import QA
@@ -151,7 +152,9 @@ def remove(
         qa = open_qa(reachable(store))
         for path in paths:
             if not (removed := qa.remove([path])):
-                raise NeedleError(f"No file of the store '{store}' is '{path}' or below it; needle status lists them.")
+                raise NeedleError(
+                    f"No file of the store '{without_password(store)}' is '{path}' or below it; needle status lists them."
+                )
             out.print(plain(f"removed {count(removed, 'file')}: {path}"))
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from needle.data.errors import NeedleError
 from needle.pipelines.console import import_haystack_without_torch, out, plain
-from needle.pipelines.store_urls import is_url
+from needle.pipelines.store_urls import is_url, without_password
 
 if TYPE_CHECKING:
     from haystack import ExtractedAnswer
@@ -50,8 +50,16 @@ def open_qa(
 
 
 def reachable(store: str) -> str | Path:
-    """A store's URL, or the folder of one that exists."""
-    return store if is_url(store) else existing_store(Path(store))
+    """A store's URL, or the folder of one that exists; in either there must be something."""
+    if not is_url(store):
+        return existing_store(Path(store))
+    from needle.pipelines.loading import open_store
+
+    if not open_store(store).count_documents():
+        raise NeedleError(
+            f"There are no passages in '{without_password(store)}'. Index some: needle index PATH... --store ..."
+        )
+    return store
 
 
 def existing_store(store: Path) -> Path:

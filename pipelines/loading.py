@@ -20,12 +20,13 @@ from needle.pipelines.store_urls import document_store, is_url, moved
 DEFINITIONS = Path(__file__).parent / "definitions"
 
 #: What a definition may name besides Haystack's own modules.
-ALLOWED_MODULES = ["needle.*", "haystack_integrations.*"]
+ALLOWED_MODULES = ["needle.*"]
 
 _STORE = "needle.components.store.SQLiteDocumentStore"
 _WITH_MODEL = ("needle.components.reader.MiniLMReader", "needle.components.passages.PassageWriter")
-_WITH_EMBEDDER = ("needle.components.retrievers.DenseRetriever",)
-_SHARDED = ("needle.components.retrievers.BM25Retriever", *_WITH_EMBEDDER)
+_OWN_DENSE = "needle.components.retrievers.DenseRetriever"
+_WITH_EMBEDDER = (_OWN_DENSE, "needle.components.external_retrievers.ExternalDenseRetriever")
+_SHARDED = (_OWN_DENSE, "needle.components.retrievers.BM25Retriever")
 
 
 def load_pipeline(
@@ -35,7 +36,7 @@ def load_pipeline(
     embedder: str | None = None,
     shards: int | None = None,
 ) -> Pipeline:
-    """Load a definition; modules other than Haystack's and needle's are refused.
+    """Load a definition; modules other than Haystack's, its integrations' and needle's are refused.
 
     :param definition: a YAML file, or the name of one that comes with needle, such as "bm25_qa".
     :param store: the folder that all its SQLite document stores get; a URL (see `store_urls`) or a document store's own

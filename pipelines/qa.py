@@ -68,10 +68,11 @@ class QA:
         :param shards: in how many parts the indexes are kept from now on, which are searched in parallel with the same
             results; None for what the definition says, or as many as there are.
         """
-        self._store = store
+        # The one that the pipelines' components have, too.
+        self._store = ExternalStore.of(store.document_store) if isinstance(store, ExternalStore) else store
         self.model = model
         self.definition = str(pipeline)
-        place = store.document_store.to_dict() if isinstance(store, ExternalStore) else store.folder
+        place: Any = store.document_store.to_dict() if isinstance(store, ExternalStore) else store.folder
         self.pipeline = load_pipeline(pipeline, place, model, embedder, shards)
         self._answers = _answer_component(self.pipeline)
         self._indexing = load_pipeline(indexing, place, model)
@@ -186,8 +187,8 @@ class QA:
         return old is not None and (old.digest, old.tokenizer) == (file.digest, self._tokenizer)
 
     def index_documents(self, documents: Iterable[Document], files: Sequence[SourceFile] = ()) -> int:
-        """Split Documents into passages and index these, in one transaction; those of a Document with the same id are
-        replaced.
+        """Split Documents into passages and index these, in one transaction where the store has such; those of a Document
+        with the same id are replaced.
 
         :param files: what was converted to the documents, whose meta then names it in `file_path`: all that was indexed of
             these files before is replaced.
@@ -202,7 +203,7 @@ class QA:
         :returns: the number of files forgotten.
         :raises UnreadableFile: if a path is empty.
         """
-        files = self._store.files()
+        files = self._store.file_paths() if isinstance(self._store, ExternalStore) else list(self._store.files())
         gone = []
         for path in [paths] if isinstance(paths, str | Path) else paths:
             if path == "":
@@ -231,13 +232,14 @@ class QA:
         passages are kept, None if there are none; and of a store in a folder `passages_with_tokens`, those whose tokens are
         kept for that reader, and `size_bytes` on disk."""
         files = {path: file.passages for path, file in self._store.files().items()}
-        facts = {"files": files, "passages": self._store.count_documents(), "reader": self.reader}
+        facts = {"files": files, "passages": self._store.count_documents()}
         if isinstance(self._store, ExternalStore):
-            return {**facts, "embedder": ", ".join(self._store.embedders()) or None}
+            return {**facts, "reader": self.reader, "embedder": ", ".join(self._store.embedders()) or None}
         return {
             **facts,
             "passages_with_tokens": self._store.count_tokens(self._tokenizer or ""),
             "size_bytes": sum(f.stat().st_size for f in self._store.folder.rglob("*") if f.is_file()),
+            "reader": self.reader,
             "embedder": VectorStoreIndex(self._store).saved_model,
         }
 

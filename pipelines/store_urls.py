@@ -9,13 +9,14 @@ Behind it: `?table=NAME`, the table, collection or index (needle_passages), and 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
+from itertools import chain, count
 from typing import Any, TypeGuard
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from needle.components.external_store import LOOKED_FOR
 from needle.data.errors import NeedleError
 
 _STORES = "haystack_integrations.document_stores"
@@ -39,7 +40,7 @@ def is_url(store: object) -> TypeGuard[str]:
 
 def without_password(store: object) -> str:
     """A store's name as it may be told."""
-    return re.sub(r"(?<=://)[^@/]*@", "", str(store))
+    return re.sub(r"password=[^&]*", "password=...", re.sub(r"(?<=://)[^?]*@", "", str(store)))
 
 
 def document_store(url: str) -> dict[str, Any]:
@@ -48,16 +49,23 @@ def document_store(url: str) -> dict[str, Any]:
 
     :raises NeedleError: if there is no such kind of store, or the URL makes no sense.
     """
+    scheme = url.partition("://")[0]
+    kind, _, plainly = scheme.partition("+")
+    if kind not in _KINDS or plainly not in (("", "http") if kind in _VARIABLES else ("",)):
+        raise NeedleError(f"A store's URL begins with {', '.join(f'{k}://' for k in _KINDS)}, not with {scheme}://.")
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise NeedleError(f"The store's URL makes no sense: {error}.") from error
-    kind, _, plainly = parts.scheme.partition("+")
-    if kind not in _KINDS or plainly not in ("", "http"):
-        raise NeedleError(f"A store's URL begins with {', '.join(f'{k}://' for k in _KINDS)}, not with {parts.scheme}://.")
+        port = parts.port if kind in _VARIABLES else None  # PostgreSQL takes several hosts
+        if parts.netloc.count("@") > 1 or ("@" in parts.path and "@" not in parts.netloc):
+            raise ValueError
+    except ValueError:  # whoever takes a part of the password for the port or the host would quote it
+        raise NeedleError(
+            "The store's URL makes no sense: its port is no number, or a character of its password must be written as %XX."
+        ) from None
     options = dict(parse_qsl(parts.query))
     table, dimension = options.pop("table", "needle_passages"), options.pop("dimension", "384")
+    if not re.fullmatch(r"[a-z0-9_-]{1,48}", table):
+        raise NeedleError(f"A table's name in a store's URL is 1 to 48 of a-z, 0-9, _ and -, not {table!r}.")
     if not dimension.isdecimal() or not int(dimension):
         raise NeedleError(f"The dimension in a store's URL is the length of its vectors, not {dimension!r}.")
     if kind in _VARIABLES:
@@ -67,7 +75,7 @@ def document_store(url: str) -> dict[str, Any]:
             raise NeedleError(f"A URL of {kind} may hold ?table= and ?dimension=, not {', '.join(options)}.")
         if not parts.hostname and not (kind == "qdrant" and parts.path.strip("/")):
             raise NeedleError(f"The URL names no host: {kind}://HOST{f':{port}' if port else ''}.")
-    name, parameters = _KINDS[kind](parts, table, int(dimension), options)
+    name, parameters = _KINDS[kind](parts, table, int(dimension))
     return {"type": f"{_STORES}.{name}", "init_parameters": parameters}
 
 
@@ -77,12 +85,16 @@ def moved(part: dict[str, Any], store: dict[str, Any]) -> None:
         kind, kept = _MOVED[part["type"]]
         parameters = {name: part["init_parameters"][name] for name in kept if name in part["init_parameters"]}
         part.update(type=kind, init_parameters={"document_store": store, **parameters})
+    elif part["type"].startswith(f"{_RETRIEVERS}."):
+        part["init_parameters"]["document_store"] = store
     elif part["type"] == _READER:
         part["init_parameters"]["document_store"] = None  # its tokens are kept by needle's own store alone
 
 
-def _postgresql(url: SplitResult, table: str, dimension: int, options: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    connection = url._replace(scheme="postgresql", query=urlencode(options)).geturl()
+def _postgresql(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
+    own = ("table=", "dimension=")
+    options = "&".join(option for option in url.query.split("&") if not option.startswith(own))
+    connection = url._replace(scheme="postgresql", query=options).geturl()
     return "pgvector.document_store.PgvectorDocumentStore", {
         "connection_string": _secret(connection),
         "table_name": table,
@@ -92,15 +104,15 @@ def _postgresql(url: SplitResult, table: str, dimension: int, options: dict[str,
     }
 
 
-def _qdrant(url: SplitResult, table: str, dimension: int, _: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    place: dict[str, Any] = {"path": url.path, "force_disable_check_same_thread": True}
+def _qdrant(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
+    place: dict[str, Any] = {"path": unquote(url.path), "force_disable_check_same_thread": True}
     if url.hostname:
         place = {
             "url": _http(url, 6333),
             "api_key": {"type": "env_var", "env_vars": ["QDRANT_API_KEY"], "strict": False},
-            "payload_fields_to_index": [
-                {"field_name": f"meta.{name}", "field_schema": "keyword"} for name in ("file_path", "source_id")
-            ],
+            "payload_fields_to_index": [{"field_name": f"meta.{name}", "field_schema": "keyword"} for name in LOOKED_FOR],
+            "scroll_size": 1000,
+            "timeout": 60,
         }
     return "qdrant.document_store.QdrantDocumentStore", {
         **place,
@@ -112,7 +124,7 @@ def _qdrant(url: SplitResult, table: str, dimension: int, _: dict[str, str]) -> 
     }
 
 
-def _opensearch(url: SplitResult, table: str, dimension: int, _: dict[str, str]) -> tuple[str, dict[str, Any]]:
+def _opensearch(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
     vectors = {
         "type": "knn_vector",
         "dimension": dimension,
@@ -123,10 +135,11 @@ def _opensearch(url: SplitResult, table: str, dimension: int, _: dict[str, str])
         "index": table,
         "embedding_dim": dimension,
         "mappings": _mappings(vectors),
+        "settings": {"index.knn": True, "index.query.default_field": "content"},
     }
 
 
-def _elasticsearch(url: SplitResult, table: str, dimension: int, _: dict[str, str]) -> tuple[str, dict[str, Any]]:
+def _elasticsearch(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
     vectors = {"type": "dense_vector", "dims": dimension, "index": True, "similarity": "cosine"}
     return "elasticsearch.document_store.ElasticsearchDocumentStore", {
         "hosts": [_http(url, 9200)],
@@ -136,10 +149,15 @@ def _elasticsearch(url: SplitResult, table: str, dimension: int, _: dict[str, st
 
 
 def _mappings(vectors: dict[str, Any]) -> dict[str, Any]:
-    """English text is stemmed, as by needle's own BM25; whatever else is text is kept whole, as filters need it."""
-    keywords = {"strings": {"match_mapping_type": "string", "mapping": {"type": "keyword"}}}
+    """English text is stemmed, as by needle's own BM25; whatever else is text is kept whole, as filters need it, also where
+    it looks like a date, and if it is too long for an index, only stored."""
+    keywords = {"strings": {"match_mapping_type": "string", "mapping": {"type": "keyword", "ignore_above": 8191}}}
     text = {"type": "text", "analyzer": "english"}
-    return {"properties": {"embedding": vectors, "content": text}, "dynamic_templates": [keywords]}
+    return {
+        "properties": {"embedding": vectors, "content": text},
+        "dynamic_templates": [keywords],
+        "date_detection": False,
+    }
 
 
 def _http(url: SplitResult, port: int) -> str:
@@ -149,16 +167,14 @@ def _http(url: SplitResult, port: int) -> str:
 
 
 def _secret(value: str) -> dict[str, Any]:
-    """Haystack writes no secret into a definition, but the name of a variable that holds it: its own, unless that already
-    holds another."""
-    name = "PG_CONN_STR"
-    if os.environ.setdefault(name, value) != value:
-        name += f"_{hashlib.blake2b(value.encode(), digest_size=4).hexdigest().upper()}"
-        os.environ[name] = value
+    """Haystack writes no secret into a definition, but the name of a variable that holds it: its own, or the first with a
+    number behind that holds no other."""
+    names = chain(["PG_CONN_STR"], (f"PG_CONN_STR_{n}" for n in count(2)))
+    name = next(name for name in names if os.environ.setdefault(name, value) == value)
     return {"type": "env_var", "env_vars": [name], "strict": True}
 
 
-_KINDS: dict[str, Callable[[SplitResult, str, int, dict[str, str]], tuple[str, dict[str, Any]]]] = {
+_KINDS: dict[str, Callable[[SplitResult, str, int], tuple[str, dict[str, Any]]]] = {
     "postgresql": _postgresql,
     "postgres": _postgresql,
     "qdrant": _qdrant,

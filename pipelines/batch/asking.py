@@ -88,6 +88,8 @@ def ask(
         another process is at work there; or if workers die of a shard again and again.
     """
     folder, place = Path(out).absolute(), store if is_url(store) else existing_store(Path(store).absolute())
+    if is_url(place) and place.startswith("qdrant:///"):
+        raise NeedleError("Qdrant's local form can be opened by one process only, and this takes several: name a server.")
     pipeline = absolute(pipeline)
     model, embedder = model and absolute(model), embedder and absolute(embedder)
     qa = open_qa(place, pipeline, model=model, embedder=embedder)
@@ -101,7 +103,7 @@ def ask(
         count = shards[-1].first + shards[-1].questions
         facts = {"questions": count, "digest": digest, "shard_size": shard_size, "top_k": top_k, "store": job.revision}
         if is_url(place):
-            facts["url"] = _digest(place)  # of which another could have as many passages; it may hold a password
+            facts["url"] = _digest(without_password(place))  # another store could have as many passages
         _keep_manifest(folder, facts | _about(qa))
         os.replace(fresh, folder / _QUESTIONS)
         del qa

@@ -56,7 +56,7 @@ def corpus_url(
     }
     _, sources = store.not_embedded(DEFAULT_EMBEDDER)
     for passages in sources:
-        store.embedded(passages, np.stack([vectors[passage.id] for passage in passages]), DEFAULT_EMBEDDER)
+        store.embedded(passages, np.stack([vectors[passage.id] for passage in passages]), DEFAULT_EMBEDDER, "copied")
     return url
 
 
@@ -71,8 +71,12 @@ def questions() -> list[str]:
 
 
 class SearchServer:
-    """Takes what OpenSearch's and Elasticsearch's clients send, keeps it, and answers searches with all passages that were
-    written: it shows the requests, not how such a server would rank."""
+    """Takes what OpenSearch's and Elasticsearch's clients send, keeps it, and answers searches with all passages that match
+    their filters: it shows the requests, not how such a server would rank."""
+
+    #: Passages that it gives at a time, as such servers give no more than 10,000.
+    most = 10_000
+    refuses = False
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
@@ -88,12 +92,16 @@ class SearchServer:
         self.requests.append((method, path, lines if name.endswith("_bulk") else lines[0] if lines else None))
         if method == "HEAD":
             return (200 if any(m == "PUT" for m, _, _ in self.requests) else 404), {}
+        if name.endswith("_bulk") and self.refuses:
+            return 200, self._refusal(lines)
         if name.endswith("_bulk"):
             return 200, {"errors": False, "took": 1, "items": list(self._written(lines))}
         if name.endswith("_count"):
             return 200, {"count": len(self.passages)}
         if name.endswith("_search"):
-            hits = [{"_id": i, "_score": 0.9, "_source": source} for i, source in self.passages.items()]
+            query = [part for part in (lines[0].get("query"), lines[0].get("knn", {}).get("filter")) if part]
+            found = [{"_id": i, "_score": 0.9, "_source": s} for i, s in self.passages.items() if holds(query, s)]
+            hits = found[: self.most]
             return 200, {"hits": {"hits": hits, "total": {"value": len(hits)}}, "aggregations": self._no_values(lines[0])}
         return 200, {"acknowledged": True, "version": {"number": "8.19.0", "build_flavor": "default"}}
 
@@ -107,9 +115,40 @@ class SearchServer:
                 self.passages[facts["_id"]] = next(rest)
             yield {kind: {"_id": facts["_id"], "status": 200, "result": "done"}}
 
+    def _refusal(self, lines: list[Any]) -> dict[str, Any]:
+        error = {"type": "mapper_parsing_exception", "reason": "mapper has refused it"}
+        [(kind, facts)] = lines[0].items()
+        return {"errors": True, "took": 1, "items": [{kind: {"_id": facts["_id"], "status": 400, "error": error}}]}
+
     @staticmethod
     def _no_values(body: dict[str, Any]) -> dict[str, Any]:
         return {name: {"buckets": [], "value": 0} for name in body.get("aggs", {})}
+
+
+def holds(query: Any, passage: dict[str, Any]) -> bool:
+    """Whether a query's filters hold; whatever words and vectors it has match all passages."""
+    if isinstance(query, list):
+        return all(holds(part, passage) for part in query)
+    [(kind, body)] = query.items()
+    if kind == "bool":
+        needed = [*_listed(body.get("must")), *_listed(body.get("filter"))]
+        either = _listed(body.get("should"))
+        return (
+            holds(needed, passage)
+            and not any(holds(part, passage) for part in _listed(body.get("must_not")))
+            and (not either or any(holds(part, passage) for part in either))
+        )
+    if kind in ("term", "terms"):
+        [(field, value)] = ((f, v) for f, v in body.items() if f != "boost")
+        return passage.get(field) in (value if kind == "terms" else [value["value"] if isinstance(value, dict) else value])
+    if kind == "exists":
+        return passage.get(body["field"]) is not None
+    assert kind in ("multi_match", "match_all", "knn"), query
+    return kind != "knn" or holds(_listed(body["embedding"].get("filter")), passage)
+
+
+def _listed(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [] if part is None else [part]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from haystack import Document
 
 from needle.components.external_retrievers import ExternalBM25Retriever
+from needle.data.errors import StoreError
 from needle.pipelines import QA
 from needle.pipelines.loading import open_store
 
@@ -26,6 +27,7 @@ def test_an_index_is_made_for_english_text_and_cosines(url, server):
     [made] = server.bodies("/passages")
     properties = made["mappings"]["properties"]
     assert properties["content"] == {"type": "text", "analyzer": "english"}
+    assert made["mappings"]["date_detection"] is False  # or a title like 2024-01-05 would make all titles dates
     vector = properties["embedding"]
     cosines = vector.get("similarity") == "cosine" or vector["method"]["space_type"] == "cosinesimil"
     assert cosines
@@ -94,6 +96,19 @@ def test_removed_files_are_deleted_by_id(url, server, tmp_path):
     assert server.passages == {}
     deleted = [line["delete"]["_id"] for body in server.bodies("_bulk") for line in body if "delete" in line]
     assert deleted == [id_]
+
+
+def test_all_passages_go_also_if_the_server_gives_few_at_a_time(url, server):
+    QA.open(url).index_documents([Document(content=TARN, meta={"file_path": "/a.txt", "n": n}) for n in range(7)])
+    server.most = 2
+    assert open_store(url).remove_files(["/a.txt"]) == 7
+    assert server.passages == {}
+
+
+def test_a_refusal_is_told(url, server):
+    server.refuses = True
+    with pytest.raises(StoreError, match=r"refused some of 1 passages|mapper has refused it"):
+        QA.open(url).index_documents([Document(content=TARN)])
 
 
 def test_a_question_without_words_is_not_sent(url, server):

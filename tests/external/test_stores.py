@@ -1,12 +1,20 @@
 """needle on PostgreSQL with pgvector and on Qdrant: the same passages, the same answers, the same commands."""
 
 import json
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
+from haystack.errors import FilterError
+from haystack.utils import Secret
+from haystack_integrations.document_stores.pgvector import PgvectorDocumentStore
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from typer.testing import CliRunner
 
+from needle.components import postgresql as postgresql_search
 from needle.components.external_retrievers import ExternalBM25Retriever, ExternalDenseRetriever, ExternalWriter
 from needle.components.external_store import ExternalStore
 from needle.components.retrievers import BM25Retriever, DenseRetriever
@@ -15,7 +23,7 @@ from needle.data.errors import NeedleError, StoreError
 from needle.pipelines import QA
 from needle.pipelines.cli import app
 from needle.pipelines.loading import load_pipeline, open_store
-from needle.pipelines.store_urls import document_store
+from needle.pipelines.store_urls import document_store, without_password
 
 TARN = "The lighthouse of Tarn was lit in 1842. Its keeper was Ezra Whitcombe."
 KEEPER = "Who was the keeper of the lighthouse?"
@@ -66,28 +74,55 @@ def test_documents_from_no_file_replace_those_with_the_same_id(url):
     assert qa.ask("When was the lighthouse lit?").answer.data == "1901"
 
 
-def test_a_file_whose_passages_are_not_all_written_is_indexed_again(url, folder, monkeypatch):
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_a_file_whose_writing_is_interrupted_is_indexed_again_whatever_it_is_then(url, folder, nth, monkeypatch):
+    """nth: which change of the store fails: unmarking, writing, deleting, marking."""
+    before = TARN + "".join(f" Sentence number {i} of a long story about the sea." for i in range(60))
+    (folder / "tarn.txt").write_text(before)
     qa = QA.open(url)
-    (folder / "tarn.txt").write_text("\n".join(f"Sentence number {i} of a long story about the sea." for i in range(60)))
-    writes = []
+    qa.index(folder)
+    changes = []
 
-    def write(self, passages):
-        writes.append(passages)
-        if len(writes) == 2:
-            raise ConnectionError("the server is gone")
-        return real(self, passages)
+    def failing(real):
+        def change(*arguments):
+            changes.append(arguments)
+            if len(changes) == nth:
+                raise ConnectionError("the server is gone")
+            return real(*arguments)
 
-    real = ExternalStore._write
-    monkeypatch.setattr(ExternalStore, "_write", write)
+        return change
+
+    for name in ("_write", "_delete"):
+        monkeypatch.setattr(ExternalStore, name, failing(getattr(ExternalStore, name)))
+    (folder / "tarn.txt").write_text(before.replace("1842", "1901").replace("sea", "coast"))
     with pytest.raises(StoreError, match="the server is gone"):
         qa.index(folder)
     monkeypatch.undo()
-    assert qa.status()["files"] == {}
-    assert qa.status()["passages"] > 0
-    qa.index(folder)
-    files = qa.status()["files"]
-    assert len(files) == 2
-    assert sum(files.values()) == qa.status()["passages"]
+    (folder / "tarn.txt").write_text(before)
+    assert qa.index(folder).indexed == ([] if nth == 1 else [str(folder / "tarn.txt")])
+    passages = open_store(url).document_store.filter_documents()
+    assert sum(qa.status()["files"].values()) == len(passages) > 3
+    assert not any("1901" in p.content or "coast" in p.content for p in passages)
+
+
+def test_what_an_interruption_has_left_can_be_removed(url, folder, monkeypatch):
+    qa = QA.open(url)
+    monkeypatch.setattr(ExternalStore, "_delete", lambda *_: (_ for _ in ()).throw(ConnectionError("the server is gone")))
+    with pytest.raises(StoreError):
+        qa.index(folder)
+    monkeypatch.undo()
+    assert (qa.status()["files"], qa.status()["passages"]) == ({}, 2)
+    assert qa.remove(folder) == 2
+    assert qa.status()["passages"] == 0
+
+
+def test_others_may_ask_while_passages_are_embedded(url):
+    qa = QA.open(url)
+    qa.index_documents([Document(content=TARN)])
+    _, passages = open_store(url).not_embedded("any")
+    assert len(next(passages)) == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(qa.search, KEEPER).result(timeout=20)
 
 
 def test_vectors_find_the_same_passages_with_the_same_scores_as_in_needles_own_store(corpus_url, own_corpus, questions):
@@ -216,6 +251,8 @@ def test_what_only_a_folder_has_is_refused_by_name(url):
         ("opensearch://me:secret@host", "OPENSEARCH_USERNAME and OPENSEARCH_PASSWORD"),
         ("elasticsearch://host?colour=red", r"may hold \?table= and \?dimension=, not colour"),
         ("postgresql://host/db?dimension=many", "the length of its vectors, not 'many'"),
+        ("postgresql://host/db?table=two%20words", "1 to 48 of a-z"),
+        ("postgresql+http://host/db", "begins with postgresql://"),
         ("qdrant://host:port", "makes no sense"),
     ],
 )
@@ -230,6 +267,96 @@ def test_a_server_that_is_not_there_is_named_without_the_password():
     with pytest.raises(StoreError, match="Connection refused") as refused:
         qa.ask(KEEPER)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "postgresql://me:secret/x@127.0.0.1:1/db",
+        "postgresql://me:%secret@127.0.0.1:1/db",
+        "postgresql://me:se@cret@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=me&password=secret",
+        "opensearch://me:secret/x@host:9200",
+    ],
+)
+def test_no_message_holds_a_password(bad):
+    for command in (["ask", KEEPER], ["status"], ["remove", "x"]):
+        result = CliRunner().invoke(app, [*command, "--store", bad])
+        assert result.exit_code == 1
+        assert not any(part in result.output for part in ("secret", "cret@"))
+    assert "secret" not in without_password(bad)
+
+
+def test_a_store_of_ones_own_is_the_one_that_is_asked(tmp_path):
+    mine = QdrantDocumentStore(path=str(tmp_path / "q"), embedding_dim=384, use_sparse_embeddings=True, sparse_idf=True)
+    qa = QA(ExternalStore(mine), "hybrid_qa")
+    qa.index_documents([Document(content=TARN)])
+    assert qa.ask(KEEPER).answer.data == "Ezra Whitcombe"
+    assert mine.count_documents() == 1
+
+
+def test_a_secret_that_no_definition_can_name_is_refused():
+    store = PgvectorDocumentStore(connection_string=Secret.from_token("postgresql://me:secret@host/db"))
+    with pytest.raises(StoreError, match=r"Use Secret\.from_env_var") as refused:
+        QA(ExternalStore(store))
+    assert "secret@" not in str(refused.value)
+
+
+def test_a_definition_of_one_store_is_moved_to_another(url, folder, tmp_path):
+    (tmp_path / "mine.yaml").write_text(load_pipeline("hybrid_qa", "postgresql://elsewhere.example/db").dumps())
+    qa = QA.open(url, tmp_path / "mine.yaml", embedder="sentence-transformers/all-MiniLM-L6-v2")
+    qa.index(folder)
+    assert qa.ask(KEEPER).answer.data == "Ezra Whitcombe"
+
+
+def test_a_table_without_passages_is_told(url):
+    result = CliRunner().invoke(app, ["ask", KEEPER, "--store", url])
+    assert result.exit_code == 1
+    assert "There are no passages in" in " ".join(result.output.split())
+
+
+def test_a_malformed_filter_is_refused_as_everywhere(url):
+    qa = QA.open(url)
+    qa.index_documents([Document(content=TARN)])
+    with pytest.raises(FilterError):
+        qa.search(KEEPER, filters={"field": "meta.year", "operator": "like", "value": 1})
+
+
+def test_passages_without_vectors_are_not_found_by_vectors(url):
+    QA.open(url).index_documents([Document(content=TARN)])
+    assert ExternalDenseRetriever(open_store(url).document_store).run(query=KEEPER)["documents"] == []
+
+
+class TestPostgreSQL:
+    @pytest.fixture
+    def url(self, postgresql):
+        return f"{postgresql}&table=t{uuid.uuid4().hex}"
+
+    def test_a_word_of_nearly_all_passages_is_worth_little_also_where_their_number_is_not_known(self, url, monkeypatch):
+        monkeypatch.setattr(postgresql_search, "_ESTIMATED", 1)
+        qa = QA.open(url)
+        qa.index_documents([Document(content="A lighthouse.")])
+        qa._store.document_store._cursor.execute("ANALYZE")  # from now on the planner believes in one passage
+        qa.index_documents([Document(content=f"Lighthouse number {n} stands far away.") for n in range(30)])
+        assert len(qa.search("Which lighthouse?")) == 10
+
+    def test_of_many_that_hold_the_only_word_the_shortest_come_first_as_by_bm25(self, url):
+        qa = QA.open(url)
+        long = "The lighthouse is one of several buildings on this coast, and nothing more is told of it here: number "
+        qa.index_documents([Document(content=f"{long}{n}.") for n in range(300)])
+        qa.index_documents([Document(content="Lighthouse keepers: Ezra Whitcombe.")])
+        assert "Ezra" in qa.search("lighthouse?")[0].content
+
+    def test_words_with_quotes_and_hyphens_are_found(self, url):
+        qa = QA.open(url)
+        qa.index_documents([Document(content="A state-of-the-art lamp, said O'Neill\\'s keeper, at www.tarn.example/lamp.")])
+        for question in ("state-of-the-art", "O'Neill\\'s", "www.tarn.example/lamp"):
+            assert len(qa.search(question)) == 1
+
+    def test_options_of_the_url_reach_the_server_as_they_are(self):
+        url = "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&table=x&application_name=a+b"
+        name = document_store(url)["init_parameters"]["connection_string"]["env_vars"][0]
+        assert os.environ[name] == "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&application_name=a+b"
 
 
 def test_another_kind_of_store_is_refused_by_name(tmp_path):
