@@ -97,6 +97,10 @@ class ExternalBM25Retriever(ExternalRetriever):
         if kind == "PgvectorDocumentStore":
             find = lambda i: postgresql.search(self.document_store, queries[i], filters, top_k)  # noqa: E731
         else:
+            if kind == "QdrantDocumentStore" and not self.store.has_sparse_vectors:
+                raise StoreError(
+                    "Words are found by sparse vectors in Qdrant: use_sparse_embeddings and sparse_idf must be true."
+                )
             retriever = self._integration(*_BY_WORDS[kind])
 
             def find(i: int) -> list[Document]:

@@ -295,6 +295,12 @@ def test_a_store_of_ones_own_is_the_one_that_is_asked(tmp_path):
     assert mine.count_documents() == 1
 
 
+def test_a_qdrant_without_sparse_vectors_is_searched_by_vectors_only(tmp_path):
+    qa = QA(ExternalStore(QdrantDocumentStore(path=str(tmp_path / "q"), embedding_dim=384)))
+    with pytest.raises(StoreError, match="use_sparse_embeddings and sparse_idf must be true"):
+        qa.search(KEEPER)
+
+
 def test_a_secret_that_no_definition_can_name_is_refused():
     store = PgvectorDocumentStore(connection_string=Secret.from_token("postgresql://me:secret@host/db"))
     with pytest.raises(StoreError, match=r"Use Secret\.from_env_var") as refused:
