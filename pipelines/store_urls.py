@@ -16,7 +16,6 @@ from itertools import chain, count
 from typing import Any, TypeGuard
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from needle.components.external_store import LOOKED_FOR
 from needle.data.errors import NeedleError
 
 _STORES = "haystack_integrations.document_stores"
@@ -105,6 +104,8 @@ def _postgresql(url: SplitResult, table: str, dimension: int) -> tuple[str, dict
 
 
 def _qdrant(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
+    from needle.components.external_store import LOOKED_FOR  # it imports Haystack, which takes long
+
     place: dict[str, Any] = {"path": unquote(url.path), "force_disable_check_same_thread": True}
     if url.hostname:
         place = {
