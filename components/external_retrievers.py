@@ -59,10 +59,14 @@ class ExternalRetriever(StoreRetriever):
     def from_dict(cls, data: dict[str, Any]) -> Any:
         return default_from_dict(cls, data)
 
-    def _one_by_one(self, find: Callable[[int], list[Document]], n: int, cosine_of: Callable[[float], float]) -> list[Any]:
-        """A passage without a vector has no score; PostgreSQL puts it behind the others."""
+    def _one_by_one(self, find: Callable[[int], list[Document]], n: int, score_of: Callable[[float], float]) -> list[Any]:
+        """The passages found for each of n questions; without those that have no score, for want of a vector: PostgreSQL
+        puts them behind the others.
+
+        :param score_of: what to make of the store's scores.
+        """
         with self.store.using():
-            return [[as_found(d, cosine_of(d.score)) for d in find(i) if d.score is not None] for i in range(n)]
+            return [[as_found(d, score_of(d.score)) for d in find(i) if d.score is not None] for i in range(n)]
 
     def _integration(self, name: str, options: dict[str, Any]) -> Any:
         module, _, kind = name.rpartition(".")

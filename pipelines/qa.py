@@ -121,7 +121,7 @@ class QA:
 
     @property
     def folder(self) -> Path | None:
-        """Of needle's own store, None for another one."""
+        """Where the store lies on this machine's disk, None if it does not."""
         return self._store.folder
 
     @property

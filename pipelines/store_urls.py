@@ -93,7 +93,7 @@ def moved(part: dict[str, Any], store: dict[str, Any]) -> None:
 def _postgresql(url: SplitResult, table: str, dimension: int) -> tuple[str, dict[str, Any]]:
     own = ("table=", "dimension=")
     options = "&".join(option for option in url.query.split("&") if not option.startswith(own))
-    connection = url._replace(scheme="postgresql", query=options).geturl()
+    connection = f"postgresql://{url.netloc}{url.path}{'?' if options else ''}{options}"
     return "pgvector.document_store.PgvectorDocumentStore", {
         "connection_string": _secret(connection),
         "table_name": table,

@@ -359,10 +359,20 @@ class TestPostgreSQL:
         for question in ("state-of-the-art", "O'Neill\\'s", "www.tarn.example/lamp"):
             assert len(qa.search(question)) == 1
 
-    def test_options_of_the_url_reach_the_server_as_they_are(self):
-        url = "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&table=x&application_name=a+b"
+    @pytest.mark.parametrize(
+        ("url", "asked"),
+        [
+            ("postgresql:///work?table=x", "postgresql:///work"),  # by the server's socket
+            ("postgres://host/db", "postgresql://host/db"),
+            (
+                "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&table=x&application_name=a+b",
+                "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&application_name=a+b",
+            ),
+        ],
+    )
+    def test_the_url_reaches_the_server_as_it_is_but_for_what_is_needles(self, url, asked):
         name = document_store(url)["init_parameters"]["connection_string"]["env_vars"][0]
-        assert os.environ[name] == "postgresql://host1:1,host2:2/db?options=-c%20search_path%3Dmine&application_name=a+b"
+        assert os.environ[name] == asked
 
 
 def test_another_kind_of_store_is_refused_by_name(tmp_path):
