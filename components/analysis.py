@@ -19,7 +19,8 @@ _TERM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9ff
 #: For a text of ASCII alone, what `_TERM` finds is what stands between all other characters. _END stands behind a text.
 _END = "\0"
 _SPACED = "".join(c if c.isalnum() or c == _END else " " for c in map(chr, range(128)))
-_COMBINING = re.compile(r"[\u0300-\u036f]")
+#: Accents, and what stands inside words without being seen: soft hyphens, joiners, a mark of byte order.
+_DROPPED = re.compile(r"[\u0300-\u036f\u00ad\u200d\u2060\ufeff]")
 
 #: Words that say nothing about what a passage is about. Question words are among them: passages seldom hold them.
 #: "us" and "will" are not: they are names as well (the US, Will).
@@ -52,7 +53,7 @@ class Analyzer:
     @property
     def key(self) -> str:
         """Names what this analyzer does; indexes made with another key can't be searched with it."""
-        return f"v1{'-stop' if self.stop_words else ''}{'-stem' if self.stem else ''}"
+        return f"v2{'-stop' if self.stop_words else ''}{'-stem' if self.stem else ''}"
 
     def terms(self, text: str) -> list[str]:
         """A text's terms in order, with repetitions."""
@@ -103,7 +104,7 @@ class Analyzer:
 def _folded(text: str) -> str:
     """Without capitals and accents."""
     if not text.isascii():  # casefold after taking apart: "™" has capitals inside; then back to whole kana and Hangul
-        text = _COMBINING.sub("", unicodedata.normalize("NFKD", text).casefold())
+        text = _DROPPED.sub("", unicodedata.normalize("NFKD", text).casefold())
         text = unicodedata.normalize("NFC", text)
     return text.lower()
 

@@ -1,4 +1,4 @@
-"""A BERT encoder for x86 processors with int8 dot products (AVX-512 VNNI or AMX), compiled by Numba.
+"""A BERT encoder for x86 processors with AVX2, AVX-512 VNNI or AMX, compiled by Numba.
 
 `ROWS` tokens pass through all that follows a layer's attention before the next `ROWS` do, so that what one part writes is
 still in the nearest cache when the next one reads it. Every row of activations has an int8 scale of its own. There is no
@@ -30,7 +30,18 @@ from needle.components.bert_rows import (
 )
 from needle.components.cache import compiled
 from needle.components.llvm import LANES
-from needle.components.tiles import COLUMNS, INNER, OFFSET, PER_LANE, RIGHT, ROWS, close_tiles, open_tiles
+from needle.components.tiles import (
+    COLUMNS,
+    INNER,
+    INT8_PER_LANE,
+    LEFT,
+    OFFSET,
+    PER_LANE,
+    RIGHT,
+    ROWS,
+    close_tiles,
+    open_tiles,
+)
 
 #: Rows of scores that are still in the nearest cache when they are made weights.
 QUERIES = min(ROWS, 16)
@@ -46,7 +57,7 @@ class Linear(NamedTuple):
     smooth: (N, inputs) float32.
     """
 
-    weight: NDArray[np.int8] | NDArray[np.uint8]
+    weight: NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.int16]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
     smooth: NDArray[np.float32]
@@ -92,8 +103,8 @@ class Scratch(NamedTuple):
     weights: NDArray[np.uint32]
     normaliser: NDArray[np.float32]
     wide: NDArray[np.float32]
-    narrow_int8: NDArray[np.int8]
-    wide_int8: NDArray[np.int8]
+    narrow_int8: NDArray[np.int8] | NDArray[np.int16]
+    wide_int8: NDArray[np.int8] | NDArray[np.int16]
     scale: NDArray[np.float32]
     offset: NDArray[np.int32]
 
@@ -107,12 +118,12 @@ def zeros(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
     return array
 
 
-def tiled(matrix: NDArray[np.int8]) -> NDArray[np.int8] | NDArray[np.uint8]:
+def tiled(matrix: NDArray[np.int8]) -> NDArray[Any]:
     """An (outputs, inputs) matrix as tiles read it, its inputs filled up with zeros."""
     outputs, inputs = matrix.shape
     filled = np.zeros((outputs, _filled(inputs)), np.int16)
     filled[:, :inputs] = matrix
-    tiles = (filled + OFFSET).reshape(outputs // COLUMNS, COLUMNS, -1, 4).transpose(0, 2, 1, 3)
+    tiles = (filled + OFFSET).reshape(outputs // COLUMNS, COLUMNS, -1, INT8_PER_LANE).transpose(0, 2, 1, 3)
     out = zeros(tiles.shape, RIGHT)
     out[:] = tiles
     return out.reshape(-1)
@@ -135,8 +146,8 @@ def scratch(tokens: int, hidden: int, inner: int, head_size: int) -> Scratch:
         weights=zeros((QUERIES, columns // PER_LANE), np.uint32),
         normaliser=zeros((QUERIES,), np.float32),
         wide=zeros((ROWS, inner), np.float32),
-        narrow_int8=zeros((ROWS, _filled(hidden)), np.int8),
-        wide_int8=zeros((ROWS, _filled(inner)), np.int8),
+        narrow_int8=zeros((ROWS, _filled(hidden)), LEFT),
+        wide_int8=zeros((ROWS, _filled(inner)), LEFT),
         scale=zeros((ROWS,), np.float32),
         offset=zeros((ROWS,), np.int32),
     )
@@ -175,11 +186,11 @@ def _layer(intrinsic: Any) -> Any:
         open_tiles()
         intrinsic(
             int8.ctypes.data,
-            int8.shape[1],
+            int8.strides[0],
             s.scale.ctypes.data,
             s.offset.ctypes.data,
             weight.ctypes.data,
-            int8.shape[1] // 4,
+            int8.shape[1] // INT8_PER_LANE,
             scale.ctypes.data,
             bias.ctypes.data,
             len(out),

@@ -17,6 +17,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from needle.components.llvm import (
     F32,
     FLOATS,
+    HAS_INT8_DOT,
     I16,
     I32,
     I64,
@@ -28,7 +29,9 @@ from needle.components.llvm import (
     call,
     floats,
     fma,
+    halves,
     intrinsic,
+    joined,
     larger,
     largest,
     load,
@@ -37,10 +40,21 @@ from needle.components.llvm import (
     spread,
     store,
     store_for_attention,
-    store_int8,
     total,
 )
-from needle.components.tiles import ATTENTION, COLUMNS, INT8, OFFSET, PER_LANE, VECTORS, Rows, product, stored_product
+from needle.components.tiles import (
+    ATTENTION,
+    COLUMNS,
+    INT8,
+    INT8_PER_LANE,
+    OFFSET,
+    PER_LANE,
+    VECTORS,
+    Rows,
+    product,
+    store_int8_numbers,
+    stored_product,
+)
 
 #: Rows that go together: while one row's sum waits for its last step, the others take theirs.
 GROUP = 4
@@ -129,8 +143,18 @@ def _gelu(b: Builder, x: Value) -> Value:
 
 def _chosen(b: Builder, table: list[float], place: Value) -> Value:
     """Of 32 numbers those at each lane's place."""
-    halves = (ir.Constant(FLOATS, table[:LANES]), ir.Constant(FLOATS, table[LANES:]))
-    return call(b, "llvm.x86.avx512.vpermi2var.ps.512", FLOATS, halves[0], place, halves[1])
+    if HAS_INT8_DOT:
+        low, high = (ir.Constant(FLOATS, part) for part in (table[:LANES], table[LANES:]))
+        return call(b, "llvm.x86.avx512.vpermi2var.ps.512", FLOATS, low, place, high)
+    kind, chosen = ir.VectorType(F32, LANES // 2), []
+    for part in halves(b, place):
+        eights = [ir.Constant(kind, table[first : first + 8]) for first in range(0, 32, 8)]
+        found = [call(b, "llvm.x86.avx2.permps", kind, eight, part) for eight in eights]  # by the last three bits
+        for bit in (3, 4):
+            is_set = b.icmp_signed("<", b.shl(part, part.type([31 - bit] * 8)), part.type([0] * 8))
+            found = [b.select(is_set, two, one) for one, two in zip(found[::2], found[1::2], strict=True)]
+        chosen += found
+    return joined(b, chosen)
 
 
 linear_added = _linear(_add)
@@ -162,7 +186,7 @@ def quantise_rows(_, x, stride, blocks, smooth, scale, offset, int8, int8_stride
             totals = list(totals)
             for r, row in enumerate(values(block)):
                 ints = [call(b, "llvm.lrint.v16i32.v16f32", INTS, b.fmul(value, inverses[r])) for value in row]
-                store_int8(b, ints, out[r], b.mul(block, I64(COLUMNS)))
+                store_int8_numbers(b, ints, out[r], b.mul(block, I64(COLUMNS * 4 // INT8_PER_LANE)))
                 if OFFSET:
                     totals[r] = b.add(totals[r], b.add(*ints))
             return totals
@@ -292,12 +316,21 @@ def exponentials(_, scores, stride, n, blocks, factor, out, out_stride, inverse)
 
 
 def _power_of_two(b: Builder, x: Value) -> Value:
+    """2^(x - floor(x)) * 2^floor(x); without AVX-512 the latter by the exponent's bits, and 0 below the least of them."""
     everywhere, less_floor, rounding = I16(-1), I32(9), I32(4)
-    rest = call(b, "llvm.x86.avx512.mask.reduce.ps.512", FLOATS, x, less_floor, x, everywhere, rounding)
+    if HAS_INT8_DOT:
+        rest = call(b, "llvm.x86.avx512.mask.reduce.ps.512", FLOATS, x, less_floor, x, everywhere, rounding)
+    else:
+        floor = call(b, "llvm.floor.v16f32", FLOATS, x)
+        rest = b.fsub(x, floor)
     y = floats(_POWER_OF_TWO[0])
     for coefficient in _POWER_OF_TWO[1:]:
         y = fma(b, y, rest, floats(coefficient))
-    return call(b, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, y, x, y, everywhere, rounding)  # y * 2^floor(x)
+    if HAS_INT8_DOT:
+        return call(b, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, y, x, y, everywhere, rounding)
+    exponent = b.shl(b.fptosi(floor, INTS), ir.Constant(INTS, [23] * LANES))
+    y = b.bitcast(b.add(b.bitcast(y, INTS), exponent), FLOATS)
+    return b.select(b.fcmp_ordered("<", x, floats(-126)), floats(0), y)
 
 
 @intrinsic

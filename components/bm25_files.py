@@ -12,10 +12,11 @@ import numpy as np
 from needle.components.analysis import Analyzer
 from needle.components.bm25 import BM25Index, Segment
 from needle.components.cores import in_threads
-from needle.components.segments import read_manifest, replace_manifest, shard_folders, sync
+from needle.components.segments import read_manifest, replace_manifest, shard_folders
 from needle.components.shards import BM25Shards, load_shards
 from needle.components.store import SQLiteDocumentStore
 from needle.components.store_index import State, StoreIndex
+from needle.data.whole_files import sync
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from numba import njit
+
+from needle.data.whole_files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +24,7 @@ def keep(file: Path, content: bytes) -> None:
     """Write a file, whole or not at all, whatever other processes do and whenever this one ends; warn if it can't be."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = tempfile.NamedTemporaryFile(dir=file.parent, delete=False)  # noqa: SIM115, Windows replaces closed files only
-        try:
-            with unfinished:
-                unfinished.write(content)
-                unfinished.flush()
-                os.fsync(unfinished.fileno())
-            os.replace(unfinished.name, file)
-        except BaseException:
-            os.unlink(unfinished.name)
-            raise
+        replace_file(file, lambda path: path.write_bytes(content))
     except OSError as error:
         logger.warning("'%s' can't be kept and is made anew each time: %s", file, error)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from needle.components.calibration import Calibration
 from needle.components.weights import Checkpoint
 from needle.data.errors import ModelError
+from needle.data.whole_files import replace_file
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -90,7 +91,7 @@ class Confidence:
         """
         file = folder / CALIBRATION_FILE
         try:
-            file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            replace_file(file, lambda path: path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8"))
         except OSError as error:
             raise ModelError(f"The calibration can't be written to '{file}': {error}") from error
         return file

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from needle.components.weights import Checkpoint, Quantised
 from needle.data.errors import ModelError
@@ -33,7 +33,7 @@ def save_hugging_face(checkpoint: Checkpoint, folder: str | Path, config: Mappin
         numbers = {}
         if checkpoint.is_compact:
             arrays = {n: w.dequantised() if isinstance(w, Quantised) else w for n, w in checkpoint.arrays().items()}
-            save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+            (folder / "model.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
             numbers = {"dtype": "float32", "torch_dtype": "float32"}
         told = {**checkpoint.config, **numbers, **(config or {})}
         (folder / "config.json").write_text(json.dumps(told, indent=2), encoding="utf-8")

@@ -10,13 +10,13 @@ Logits: (B, L). A window is a row of them; its best spans are `spans.Spans`, end
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.components.answers import probability
 from needle.components.spans import Spans, best_spans
 from needle.components.windows import Batch
 
@@ -24,11 +24,6 @@ Floats = NDArray[np.float32]
 
 #: FARM makes probabilities of scores by 1 / (1 + exp(-score / 8)).
 FARM_SCALE = 8.0
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 # Transformers 4
@@ -128,7 +123,7 @@ def farm_no_answer(best: float, gaps: Sequence[float]) -> tuple[float, float, fl
     if not gaps:
         return 1024.0, 1.0, 1024.0
     gap = max(gaps)
-    return best - gap, sigmoid((best - gap) / FARM_SCALE), gap
+    return best - gap, probability((best - gap) / FARM_SCALE), gap
 
 
 def fit_temperature(logits: Sequence[Floats], labels: Sequence[int]) -> float:

@@ -1,7 +1,7 @@
 """Blocks of LLVM code for Numba's intrinsics: 512-bit registers of x86 and their dot products, which Numba does not know.
 
-A register holds `LANES` lanes of 32 bits, each four int8, two bfloat16 or one float32. Addresses are integers, offsets and
-strides are in bytes.
+A register holds `LANES` lanes of 32 bits, each four int8, two int16 or bfloat16, or one float32; where the processor's own
+have 256 bits, LLVM makes two of it. Addresses are integers, offsets and strides are in bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from numba import extending, types
 from numba.core.registry import cpu_target
 
 FEATURES = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+HAS_AVX2 = {"+avx2", "+fma"} <= FEATURES
 HAS_INT8_DOT = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vnni"} <= FEATURES
-HAS_BFLOAT16_DOT = "+avx512bf16" in FEATURES
+HAS_BFLOAT16_DOT = HAS_INT8_DOT and "+avx512bf16" in FEATURES
 
 LANES = 16
 
@@ -37,7 +38,7 @@ class BFloat(ir.types.Type):  # type: ignore[misc]
 VOID, F32 = ir.VoidType(), ir.FloatType()
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 INTS, FLOATS = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
-BYTES, BFLOAT_PAIRS = ir.VectorType(I8, 4 * LANES), ir.VectorType(BFloat(), 2 * LANES)
+BYTES, SHORTS, BFLOAT_PAIRS = (ir.VectorType(kind, 64 // size) for kind, size in ((I8, 1), (I16, 2), (BFloat(), 2)))
 NO_INTS = ir.Constant(INTS, [0] * LANES)
 
 Builder: TypeAlias = Any  # llvmlite has no types
@@ -98,8 +99,28 @@ def spread(b: Builder, number: Value) -> Value:
     return b.shuffle_vector(b.insert_element(nothing, number, I32(0)), nothing, NO_INTS)
 
 
+def halves(b: Builder, register: Value) -> list[Value]:
+    """As the 256-bit instructions of x86 take them."""
+    lanes = list(range(LANES))
+    parts = lanes[: LANES // 2], lanes[LANES // 2 :]
+    return [b.shuffle_vector(register, register, ir.Constant(ir.VectorType(I32, len(part)), part)) for part in parts]
+
+
+def joined(b: Builder, parts: list[Value]) -> Value:
+    """Two registers, or halves of one, side by side."""
+    lanes = parts[0].type.count + parts[1].type.count
+    return b.shuffle_vector(*parts, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+
+
 def dot_int8(b: Builder, total: Value, left: Value, right: Value) -> Value:
     return call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, total, right, left)  # unsigned by signed
+
+
+def dot_int16(b: Builder, total: Value, left: Value, right: Value) -> Value:
+    shorts, ints = ir.VectorType(I16, LANES), ir.VectorType(I32, LANES // 2)
+    pairs = zip(halves(b, left), halves(b, right), strict=True)
+    products = [call(b, "llvm.x86.avx2.pmadd.wd", ints, *(b.bitcast(half, shorts) for half in pair)) for pair in pairs]
+    return b.add(total, joined(b, products))
 
 
 def dot_bfloat16(b: Builder, total: Value, left: Value, right: Value) -> Value:
@@ -123,6 +144,11 @@ def store_int8(b: Builder, numbers: list[Value], address: Value, offset: Value |
     """Two registers of int32 as int8."""
     low = ir.Constant(ir.VectorType(I32, 2 * LANES), [4 * i for i in range(2 * LANES)])
     store(b, b.shuffle_vector(*(b.bitcast(n, BYTES) for n in numbers), low), address, offset)
+
+
+def store_int16(b: Builder, numbers: list[Value], address: Value, offset: Value | int) -> None:
+    """Two registers of int32 as int16."""
+    store(b, b.trunc(joined(b, numbers), SHORTS), address, offset)
 
 
 def loop(b: Builder, steps: Value, start: list[Value], body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:

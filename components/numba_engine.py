@@ -1,4 +1,4 @@
-"""Windows -> spans on x86 processors with AVX-512 VNNI or AMX: `bert_kernels` on all cores, without importing torch."""
+"""Windows -> spans on x86 with AVX2, AVX-512 VNNI or AMX: `bert_kernels` on all cores, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numba.core import event
 from numpy.typing import NDArray
 
 from needle.components import bert_kernels, llvm
@@ -81,22 +82,28 @@ class NumbaEngine:
 
     def _compile(self) -> None:
         """Numba keeps what it compiled beside the module, or in the user's cache where that can't be written."""
-        told = "Compiling the reader for this processor; this takes some seconds, once."
-        timer = threading.Timer(1.0, logger.warning, [told])
-        timer.start()
         ids = np.zeros((1, 4), np.int32)
         bound = np.array([1], np.int32)
-        try:
-            batch = Batch(np.empty(1, WINDOW), ids, ids, np.array([4], np.int32), bound, bound + 2)
+        batch = Batch(np.empty(1, WINDOW), ids, ids, np.array([4], np.int32), bound, bound + 2)
+        with event.install_listener("numba:compile", _TellCompiling()):
             self.submit(batch, max_answer_tokens=2, n=1)()
-        finally:
-            timer.cancel()
+
+
+class _TellCompiling(event.Listener):
+    """Numba reports what it compiles, not what it only loads."""
+
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] is bert_kernels.encode:
+            logger.warning("Compiling the reader for this processor; this takes some seconds, once.")
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
 def unsupported(checkpoint: Checkpoint) -> str:
     """Why this engine can't run a model on this machine; "" if it can."""
-    if not llvm.HAS_INT8_DOT:
-        return "this processor has no AVX-512 VNNI"
+    if not llvm.HAS_AVX2:
+        return "this processor has no AVX2"
     if checkpoint.not_int8:
         return checkpoint.not_int8
     sizes = [checkpoint.config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")]

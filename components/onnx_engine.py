@@ -58,5 +58,7 @@ def _session(graph: str | bytes) -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
+    # Without VNNI the sums of neighbouring products would overflow 16 bits, and be cut off.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the core
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -6,8 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,19 +18,12 @@ from needle.components.confidence import Confidence, confidence_of
 from needle.components.engines import DType, Engine, EngineName, open_engine
 from needle.components.micro_batcher import MicroBatcher
 from needle.components.passages import trimmed
-from needle.components.spans import Spans
+from needle.components.reading import read_pairs
 from needle.components.store import SQLiteDocumentStore
 from needle.components.tokenizer import PassageTokenizer, Tokens
 from needle.components.weights import open_checkpoint
-from needle.components.windows import (
-    MIN_PASSAGE_TOKENS,
-    Batch,
-    batches_by_length,
-    fill_batch,
-    passage_capacity,
-    split_windows,
-)
-from needle.data.errors import ModelError, QueryError
+from needle.components.windows import MIN_PASSAGE_TOKENS, passage_capacity
+from needle.data.errors import QueryError
 
 #: Passages, of several questions, that are read before their answers are made and their tokens forgotten.
 PASSAGES_AT_ONCE = 4096
@@ -202,11 +194,7 @@ class MiniLMReader:
             if self._loaded is None:
                 checkpoint = open_checkpoint(self.model)
                 tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
-                positions = checkpoint.config.get("max_position_embeddings", self.max_seq_len)
-                if "roberta" in checkpoint.config.get("model_type", ""):  # its first positions stand for padding
-                    positions -= checkpoint.config.get("pad_token_id", 1) + 1
-                if self.max_seq_len > positions:
-                    raise ValueError(f"max_seq_len is {self.max_seq_len}, but this model takes at most {positions} tokens.")
+                checkpoint.check_max_seq_len(self.max_seq_len)
                 devices = self.devices if self.device is None else [self.device]
                 engine = open_engine(checkpoint, devices, self.engine, self.dtype)
                 if self.confidence is None:
@@ -318,7 +306,18 @@ class MiniLMReader:
             if document.content and document.content.strip()
         ]
         passages = self._passage_tokens([document for _, document, _ in pairs], tokenizer)
-        pair, margin, start, end = self._spans([questions[q] for q, _, _ in pairs], passages, tokenizer, engine)
+        of_pairs = [questions[q] for q, _, _ in pairs]
+        pair, margin, start, end = read_pairs(
+            of_pairs,
+            passages,
+            tokenizer,
+            engine,
+            max_seq_len=self.max_seq_len,
+            stride=self.stride,
+            batch_tokens=self.batch_tokens,
+            max_answer_tokens=self.max_answer_tokens,
+            spans_per_window=self.spans_per_window,
+        )
         question = np.array([q for q, _, _ in pairs], np.int32)[pair]
         candidates: list[list[Candidate]] = [[] for _ in questions]
         for i in _best_of_each(question, margin, MAX_SPANS):
@@ -343,53 +342,6 @@ class MiniLMReader:
         fresh = iter(tokenizer.encode(missing))
         by_content = {d.content: tokens or next(fresh) for d, tokens in zip(unique, stored, strict=True)}
         return [by_content[document.content] for document in documents]
-
-    def _spans(
-        self, questions: Sequence[NDArray[np.int32]], passages: Sequence[Tokens], tokenizer: PassageTokenizer, engine: Engine
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-        """The best spans of all windows, ordered by pair: (S,) pair, margin, start_token and end_token in the passage.
-
-        :param questions, passages: the tokens of each pair.
-        """
-        n_special = tokenizer.template.n_special
-        question_lengths = np.fromiter(map(len, questions), np.int32, len(questions))
-        passage_lengths = np.fromiter((len(p.ids) for p in passages), np.int32, len(passages))
-        windows = split_windows(question_lengths, passage_lengths, n_special, self.max_seq_len, self.stride)
-        null_score = np.full(len(passages), np.inf, np.float32)
-        nothing = np.empty(0, np.int32)
-        found = [(nothing, nothing.astype(np.float32), nothing, nothing)]
-        for batch, spans in self._computed(windows, questions, passages, tokenizer, engine):
-            if not np.isfinite(spans.null_score).all():
-                raise ModelError(
-                    f"The {engine.name} engine computed logits that are no numbers. Try dtype='float32', or other weights."
-                )
-            np.minimum.at(null_score, batch.windows["pair"], spans.null_score)
-            row, nth = np.nonzero(np.isfinite(spans.score))
-            shift = (batch.windows["start_token"] - batch.passage_start)[row]
-            start, end = spans.start[row, nth] + shift, spans.end[row, nth] + shift
-            found.append((batch.windows["pair"][row], spans.score[row, nth], start, end))
-        pair, score, start, end = (np.concatenate(part) for part in zip(*found, strict=True))
-        order = np.argsort(pair, kind="stable")
-        return pair[order], (score - null_score[pair])[order], start[order], end[order]
-
-    def _computed(
-        self,
-        windows: NDArray[np.void],
-        questions: Sequence[NDArray[np.int32]],
-        passages: Sequence[Tokens],
-        tokenizer: PassageTokenizer,
-        engine: Engine,
-    ) -> Iterator[tuple[Batch, Spans]]:
-        """Batches are filled while the engine computes the ones before."""
-        submitted: deque[tuple[Batch, Callable[[], Spans]]] = deque()
-        for group in batches_by_length(windows["length"], self.batch_tokens or engine.batch_tokens):
-            batch = fill_batch(windows[group], questions, passages, tokenizer.template, tokenizer.pad_id)
-            submitted.append((batch, engine.submit(batch, self.max_answer_tokens, self.spans_per_window)))
-            if len(submitted) > engine.in_flight:
-                batch, spans = submitted.popleft()
-                yield batch, spans()
-        for batch, spans in submitted:
-            yield batch, spans()
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[slice]:

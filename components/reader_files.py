@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from needle.components.quantise import quantise
 from needle.components.tokenizer import PassageTokenizer
-from needle.components.training_files import replace_file
+from needle.components.training_files import write_whole
 from needle.components.weights import COMPACT_FILE, compact, open_checkpoint
 from needle.components.windows import pair_batches
 from needle.data.errors import NeedleError
@@ -24,6 +24,8 @@ def save_reader(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) ->
     try:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):  # which are left to their owner alone
+            shutil.copymode(folder / "config.json", file)
     except OSError as error:
         raise NeedleError(f"The reader can't be written to '{folder}': {error}") from error
 
@@ -37,9 +39,9 @@ def save_compact(reader: Path, folder: Path, samples: Sequence[tuple[str, str]])
     checkpoint = open_checkpoint(reader)
     if checkpoint.not_int8:
         return False
-    batches = pair_batches(samples, PassageTokenizer.from_folder(reader))
+    batches = pair_batches(samples, PassageTokenizer.from_folder(reader), checkpoint.usual_seq_len)
     packed = compact(quantise(checkpoint.arrays(), checkpoint.config, batches))
-    replace_file(folder / COMPACT_FILE, lambda path: path.write_bytes(packed))
+    write_whole(folder / COMPACT_FILE, lambda path: path.write_bytes(packed))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(reader / name, folder / name)
     return True

@@ -14,7 +14,6 @@ keeps what it mapped, and whenever a writer ends, what is there is whole.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -27,6 +26,8 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from needle.data.whole_files import replace_file, sync
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -182,10 +183,7 @@ def replace_manifest(
     """
     of_shards = shards[0] if len(shards) == 1 else {"shards": shards}
     manifest = {**facts, "generation": uuid.uuid4().hex, **of_shards}
-    unfinished = folder / f"manifest-{uuid.uuid4().hex}.json"
-    unfinished.write_text(json.dumps(manifest), encoding="utf-8")
-    sync(unfinished)
-    os.replace(unfinished, folder / MANIFEST)
+    replace_file(folder / MANIFEST, lambda path: path.write_text(json.dumps(manifest), encoding="utf-8"))
     places = shard_folders(folder, len(shards))
     needed = {folder / MANIFEST, folder / LOCK, *places}
     for place, shard in zip(places, shards, strict=True):
@@ -194,9 +192,3 @@ def replace_manifest(
         with suppress(OSError):  # another process deletes it too, or, on Windows, has it mapped: then it goes next time
             if path not in needed and time.time() - path.stat().st_mtime > LITTER_AGE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def sync(file: Path) -> None:
-    """Have it on disk before the manifest that names it, should the power fail."""
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())

@@ -6,7 +6,8 @@ of the inner dimension, in each the lanes of all the columns.
 
 With AVX-512 a step takes one lane of each row of the left matrix, spread over a register, and `COLUMNS` lanes of the right
 one; one instruction multiplies the numbers in two lanes and adds up. With AMX a step takes `LANES` lanes, of which one
-instruction multiplies 16 rows by 16 columns. Both give the same int32 sums.
+instruction multiplies 16 rows by 16 columns. With AVX2 a tile is made in parts, and the int8 numbers lie as int16, two in a
+lane: its products of bytes may overflow. All three give the same int32 sums.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ from needle.components.llvm import (
     dot_bfloat16,
     dot_float32,
     dot_int8,
+    dot_int16,
     floats,
     intrinsic,
     load,
     loop,
     spread,
     store,
+    store_int8,
+    store_int16,
 )
 
 
@@ -57,20 +61,25 @@ def _may_use_amx() -> bool:
 
 HAS_AMX = HAS_INT8_DOT and HAS_BFLOAT16_DOT and {"+amx-int8", "+amx-bf16"} <= FEATURES and _may_use_amx()
 
-#: A tile's results take 4 of AMX's 8 registers, a step's numbers the others; of AVX-512's 32 registers they take 24.
-ROWS, VECTORS = 32 if HAS_AMX else 12, 2
+#: A tile's results take 4 of AMX's 8 registers, a step's numbers the others; of AVX-512's 32 registers they take 24. Of
+#: AVX2's 16, half as wide, parts of a tile take 8; the tile is higher, so that the right matrix is read less often.
+ROWS, VECTORS = 32 if HAS_AMX else 12 if HAS_INT8_DOT else 24, 2
 COLUMNS = LANES * VECTORS
 HALF = ROWS // 2
+_PART_ROWS, _PART_VECTORS = (ROWS, VECTORS) if HAS_INT8_DOT else (4, 1)
+
+#: How linear layers' int8 numbers lie in memory, how many of them in a lane, and what writes two registers of them.
+LEFT, INT8_PER_LANE, store_int8_numbers = (np.int8, 4, store_int8) if HAS_INT8_DOT else (np.int16, 2, store_int16)
 
 #: The inner dimension's int8 numbers are filled up to a multiple of this.
-INNER = 4 * LANES
+INNER = INT8_PER_LANE * LANES
 
 #: Numbers of attention in one lane.
 PER_LANE = 2 if HAS_BFLOAT16_DOT else 1
 
-#: What is added to the right matrix' int8 numbers: AVX-512 multiplies unsigned by signed ones, AMX also two signed ones. By
-#: their type Numba's cache tells code for the two apart.
-OFFSET, RIGHT = (0, np.int8) if HAS_AMX else (128, np.uint8)
+#: What is added to the right matrix' int8 numbers: AVX-512 multiplies unsigned by signed ones, AMX and AVX2 two signed ones.
+#: By their type Numba's cache tells code with and without AMX apart.
+OFFSET, RIGHT = (128, np.uint8) if HAS_INT8_DOT and not HAS_AMX else (0, LEFT)
 
 #: Writes what is made of a block's row, given both's numbers and `VECTORS` registers of results.
 Finish: TypeAlias = Callable[[Value, Value, list[Value]], None]
@@ -94,7 +103,7 @@ class Numbers(NamedTuple):
     tile_dot: str
 
 
-INT8 = Numbers(dot_int8, NO_INTS, "llvm.x86.tdpbssd")
+INT8 = Numbers(dot_int8 if HAS_INT8_DOT else dot_int16, NO_INTS, "llvm.x86.tdpbssd")
 ATTENTION = Numbers(dot_bfloat16 if HAS_BFLOAT16_DOT else dot_float32, floats(0), "llvm.x86.tdpbf16ps")
 
 
@@ -132,9 +141,11 @@ def product(
     else:
 
         def step(block: Value, _: list[Value]) -> list[Value]:
-            for r, results in enumerate(_avx512_product(b, n, left, b.add(right, b.mul(block, size)), lanes)):
-                with b.if_then(b.icmp_signed("<", I64(r), rows)):
-                    finish(block, I64(r), results)
+            def finish_row(r: Value, results: list[Value]) -> None:
+                with b.if_then(b.icmp_signed("<", r, rows)):
+                    finish(block, r, results)
+
+            _vector_product(b, n, left, b.add(right, b.mul(block, size)), lanes, rows, finish_row)
             return []
 
         loop(b, blocks, [], step)
@@ -153,9 +164,12 @@ def stored_product(
                 _amx_multiply(b, n, halves, left, columns, lanes)
                 _amx_store(b, halves, Rows(place, out.stride))
             else:
-                for r, results in enumerate(_avx512_product(b, n, left, columns, lanes)):
+
+                def store_row(r: Value, results: list[Value]) -> None:
                     for v, result in enumerate(results):
                         store(b, result, Rows(place, out.stride).row(b, r), 64 * v)
+
+                _vector_product(b, n, left, columns, lanes, rows, store_row)
             return []
 
         loop(b, blocks, [], step)
@@ -174,17 +188,35 @@ def _by_halves(b: Builder, rows: Value, code: Callable[[int], None]) -> None:
             code(1)
 
 
-def _avx512_product(b: Builder, n: Numbers, left: Rows, right: Value, lanes: Value) -> list[list[Value]]:
-    rows = [left.row(b, r) for r in range(ROWS)]
+def _vector_product(
+    b: Builder, n: Numbers, left: Rows, right: Value, lanes: Value, rows: Value, use: Callable[[Value, list[Value]], None]
+) -> None:
+    """Give `use` each row of a tile."""
 
+    def part(i: Value, _: list[Value]) -> list[Value]:
+        numbers = [b.add(b.mul(i, I64(_PART_ROWS)), I64(r)) for r in range(_PART_ROWS)]
+        results: list[list[Value]] = [[] for _ in numbers]
+        for first in range(0, VECTORS, _PART_VECTORS):
+            sums = _part_product(b, n, [left.row(b, r) for r in numbers], right, lanes, first)
+            for row, result in zip(results, sums, strict=True):
+                row += result
+        for r, row in zip(numbers, results, strict=True):
+            use(r, row)
+        return []
+
+    loop(b, b.udiv(b.add(rows, I64(_PART_ROWS - 1)), I64(_PART_ROWS)), [], part)
+
+
+def _part_product(b: Builder, n: Numbers, rows: list[Value], right: Value, lanes: Value, first: int) -> list[list[Value]]:
     def step(i: Value, totals: list[Value]) -> list[Value]:
         place, lane = b.mul(i, I64(4 * COLUMNS)), b.mul(i, I64(4))
-        columns = [load(b, b.add(right, place), 64 * v, INTS) for v in range(VECTORS)]
+        columns = [load(b, b.add(right, place), 64 * (first + v), INTS) for v in range(_PART_VECTORS)]
         lefts = [spread(b, load(b, row, lane, I32)) for row in rows]
-        return [n.dot(b, totals[r * VECTORS + v], lefts[r], columns[v]) for r in range(ROWS) for v in range(VECTORS)]
+        pairs = [(left, column) for left in lefts for column in columns]
+        return [n.dot(b, total, *pair) for total, pair in zip(totals, pairs, strict=True)]
 
-    sums = loop(b, lanes, [n.zero] * (ROWS * VECTORS), step)
-    return [sums[r * VECTORS : (r + 1) * VECTORS] for r in range(ROWS)]
+    sums = loop(b, lanes, [n.zero] * (len(rows) * _PART_VECTORS), step)
+    return [sums[r : r + _PART_VECTORS] for r in range(0, len(sums), _PART_VECTORS)]
 
 
 def _results(halves: int) -> list[tuple[int, int, Value]]:

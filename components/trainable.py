@@ -40,7 +40,7 @@ def load_trainable(
     :raises ModelError: if the weights can't be loaded, or the model has no such layers.
     """
     on_cpu = device.type == "cpu"
-    attention = _ATTENTION if on_cpu and checkpoint.config.get("model_type") == "bert" else "sdpa"
+    attention = _ATTENTION if on_cpu and checkpoint.config.get("model_type") == "bert" else None
     model = _with_head(checkpoint, attention)
     if layers is not None:
         _drop_layers(model, layers)
@@ -113,7 +113,7 @@ AttentionInterface.register(_ATTENTION, _attention)
 AttentionMaskInterface.register(_ATTENTION, eager_mask)
 
 
-def _with_head(checkpoint: Checkpoint, attention: str) -> PreTrainedModel:
+def _with_head(checkpoint: Checkpoint, attention: str | None) -> PreTrainedModel:
     model: PreTrainedModel
     config = AutoConfig.from_pretrained(checkpoint.folder)
     if checkpoint.is_compact:

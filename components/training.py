@@ -92,16 +92,24 @@ def fit(
         keep_memory()
     group = max(settings.accumulate, workers.size)
     plan = data.plan(stages, settings.epochs, settings.batch_tokens, settings.batch_size, group, settings.seed)
+    if not plan:
+        raise NeedleError("Nothing is left to train on: of so few questions these weights and epochs take none.")
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=0.0, fused=True)
     scaler = torch.amp.GradScaler(workers.device.type, enabled=dtype == torch.float16)
+    scaler.scale(torch.zeros((), device=workers.device))  # made now: a process may begin without a micro-batch
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     step, seconds, tokens, windows = 0, 0.0, 0, 0
     epoch, draws = -1, np.empty(0)
     best: dict[str, Any] = {"held_out": None, "step": 0}
 
     # 2. Resume
-    if resume and (state := files.load_state()) is not None:
+    if resume and (state := files.load_state(workers.is_first)) is not None:
+        if state["group"] != group:
+            raise NeedleError(
+                f"The training began with steps of {state['group']} micro-batches; with {workers.size} processes they would "
+                f"have {group}. Resume it with as many processes as it began with."
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
@@ -109,10 +117,11 @@ def fit(
             for mine, saved in zip(average, state["average"], strict=True):
                 mine.copy_(saved)
         step, seconds, tokens, windows, best = (state[name] for name in ("step", "seconds", "tokens", "windows", "best"))
+        del state  # its tensors are large
 
     def checkpoint() -> None:
         if workers.is_first:
-            counts = {"step": step, "seconds": seconds, "tokens": tokens, "windows": windows, "best": best}
+            counts = {"step": step, "seconds": seconds, "tokens": tokens, "windows": windows, "best": best, "group": group}
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             files.save_state({**counts, **saved, "scaler": scaler.state_dict()})
 
@@ -120,9 +129,10 @@ def fit(
     before, started = seconds, time.monotonic()
     checkpointed = started
     computing, computed = 0.0, 0  # seconds and tokens of this process's steps, for the speed
+    last = step == len(plan) or seconds >= limit
     model.train()
     with _interrupts() as interrupted:
-        while step < len(plan) and seconds < limit:
+        while not last:
             # 3. Step
             began = time.monotonic()
             rate = settings.learning_rate * schedule(max((step + 0.5) / len(plan), seconds / limit), settings.warmup)
@@ -169,7 +179,7 @@ def fit(
 
             # 5. Tell, and keep
             seconds, stop = workers.largest(before + time.monotonic() - started, max(stop, float(interrupted.is_set())))
-            share = 1.0 if last else max(step / len(plan), seconds / limit)
+            share = min(1.0, max(step / len(plan), seconds / limit))
             left = seconds * (1 - share) / share
             progress = Progress(step, len(plan), epoch, share, loss, rate, computed / computing, left, held_out)
             if workers.is_first:

@@ -7,7 +7,7 @@ replaced as a whole. `training.jsonl` has a line a step.
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from needle.data.errors import NeedleError
+from needle.data.whole_files import UNFINISHED, replace_file
 
 
 class TrainingFiles:
@@ -33,17 +34,20 @@ class TrainingFiles:
 
     def finish(self) -> None:
         """Remove what only serves to go on."""
-        self.state.unlink(missing_ok=True)
-        self.best.unlink(missing_ok=True)
-        self.state.parent.rmdir()
+        shutil.rmtree(self.state.parent)
 
     def save_state(self, state: dict[str, Any]) -> None:
-        replace_file(self.state, lambda path: torch.save(state, path))
+        write_whole(self.state, lambda path: torch.save(state, path))
 
-    def load_state(self) -> dict[str, Any] | None:
-        """What was saved last, None if nothing was; the log is cut back to it."""
+    def load_state(self, cut_log: bool) -> dict[str, Any] | None:
+        """What was saved last, None if nothing was; the log is cut back to it, which one process does, and what a kill left
+        is removed."""
+        if cut_log:
+            for litter in self.state.parent.glob(f"{UNFINISHED}*"):
+                litter.unlink()
         if not self.state.exists():
-            self.log.unlink(missing_ok=True)
+            if cut_log:
+                self.log.unlink(missing_ok=True)
             return None
         try:
             # Tensors, numbers and names only: loading it runs no code.
@@ -52,9 +56,10 @@ class TrainingFiles:
             raise NeedleError(
                 f"'{self.state}' can't be read ({type(error).__name__}). Start the training anew, in a new folder."
             ) from error
-        steps = [line for line in self._lines() if line["step"] <= state["step"]]
-        text = "".join(json.dumps(line) + "\n" for line in steps)
-        replace_file(self.log, lambda path: path.write_text(text, encoding="utf-8"))
+        if cut_log:
+            steps = [line for line in self._lines() if line["step"] <= state["step"]]
+            text = "".join(json.dumps(line) + "\n" for line in steps)
+            write_whole(self.log, lambda path: path.write_text(text, encoding="utf-8"))
         return state
 
     def append(self, line: dict[str, Any]) -> None:
@@ -66,7 +71,7 @@ class TrainingFiles:
 
     def save_best(self, model: nn.Module) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        replace_file(self.best, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_whole(self.best, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
 
     def load_best(self, model: nn.Module) -> None:
         tensors: dict[str, Tensor] = load_file(self.best)
@@ -83,14 +88,13 @@ class TrainingFiles:
         return lines
 
 
-def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file, whole or not at all, whenever this process ends."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
+def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+    """`replace_file`, in a folder that is made where it is missing.
+
+    :raises NeedleError: if it can't be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(unfinished)
-        with unfinished.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, file)
+        replace_file(file, write)
     except OSError as error:
         raise NeedleError(f"'{file}' can't be written: {error}") from error

@@ -115,7 +115,7 @@ class TrainingWindows:
                 rng = np.random.default_rng([seed, epoch])
                 pairs = np.concatenate([_nth_part(s, nth, epochs / n_epochs, seed) for s in sources])
                 first, last = self._first_window[pairs], self._first_window[pairs + 1]
-                windows = np.concatenate([np.arange(f, e) for f, e in zip(first, last, strict=True)])
+                windows = np.concatenate([np.arange(0), *(np.arange(f, e) for f, e in zip(first, last, strict=True))])
                 windows = rng.permutation(windows)
                 lengths = self.windows["length"][windows]
                 if batch_tokens is None:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from needle.components.cores import available_cores, in_threads
 from needle.components.graph import Graph, faiss_is_installed
-from needle.components.segments import RowSegment, SegmentedIndex, parts, sync
+from needle.components.segments import RowSegment, SegmentedIndex, parts
 from needle.components.vector_scan import OFFSET, STEP, scan
+from needle.data.whole_files import sync
 
 if TYPE_CHECKING:
     from needle.components.vectors_torch import TorchVectors

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +96,24 @@ class Checkpoint:
             told = ", ".join(f"{name} {self.config[name]!r}" for name in names if name in self.config)
             return f"it is no BERT with GELU and absolute positions ({told})"
         return "" if self.weights_file is not None else "its weights are not in one safetensors file"
+
+    @property
+    def max_seq_len(self) -> int:
+        """Most tokens in a window, by the config; without bound where that names none."""
+        positions = int(self.config.get("max_position_embeddings", sys.maxsize))
+        if "roberta" in self.config.get("model_type", ""):  # its first positions stand for padding
+            positions -= int(self.config.get("pad_token_id", 1)) + 1
+        return positions
+
+    @property
+    def usual_seq_len(self) -> int:
+        """Tokens in a window where nothing else is asked for: 384, or as many as the model takes."""
+        return min(384, self.max_seq_len)
+
+    def check_max_seq_len(self, max_seq_len: int) -> None:
+        """:raises ValueError: if the model takes fewer tokens."""
+        if max_seq_len > self.max_seq_len:
+            raise ValueError(f"max_seq_len is {max_seq_len}, but this model takes at most {self.max_seq_len} tokens.")
 
     def fingerprint(self) -> str:
         """A name for these weights: a digest of the file's bytes."""

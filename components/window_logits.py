@@ -127,13 +127,9 @@ class WindowReader:
             return self._loaded
 
     @property
-    def max_seq_len(self) -> int:
-        """Most tokens that the model takes."""
-        checkpoint, _, _ = self.load()
-        positions = int(checkpoint.config.get("max_position_embeddings", 512))
-        if "roberta" in checkpoint.config.get("model_type", ""):  # its first positions stand for padding
-            positions -= int(checkpoint.config.get("pad_token_id", 1)) + 1
-        return positions
+    def usual_seq_len(self) -> int:
+        """See `Checkpoint`."""
+        return self.load()[0].usual_seq_len
 
     def passages(self, texts: Sequence[str]) -> list[Passage]:
         return self.load()[1].passages(texts)
@@ -156,9 +152,8 @@ class WindowReader:
         :raises QueryError: if a question is blank, or leaves no room for a passage.
         :raises ValueError: if the model takes fewer tokens than max_seq_len.
         """
-        _, tokenizer, engine = self.load()
-        if max_seq_len > self.max_seq_len:
-            raise ValueError(f"max_seq_len is {max_seq_len}, but this model takes at most {self.max_seq_len} tokens.")
+        checkpoint, tokenizer, engine = self.load()
+        checkpoint.check_max_seq_len(max_seq_len)
         for question in questions:
             check_query(question)
         known = dict(zip(unique := list(dict.fromkeys(questions)), tokenizer.encode(unique), strict=True))

@@ -9,11 +9,12 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ _MARKS = [
 _WESTERN = "cp1252"
 _LEGACY = [_WESTERN, "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256"]
 _LEGACY += ["cp932", "euc_jp", "gb18030", "big5", "cp949"]
+
+#: Where HTML says its encoding, within its first 1,024 bytes (WHATWG's HTML, "prescan").
+_DECLARED = re.compile(rb"""<meta\s[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", re.IGNORECASE)
 
 # Without a handler of their own, what these parsers have to say about a file is printed.
 for _name in ("pypdf", "trafilatura"):
@@ -145,9 +149,10 @@ def convert(path: str, data: bytes) -> list[Document]:
     return documents
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes, declared: str | None = None) -> str:
     """Bytes -> text: UTF-8, UTF-16 or UTF-32 with its mark, or the older encoding that charset-normalizer finds likeliest.
 
+    :param declared: an encoding that is tried before it is guessed.
     :raises UnreadableFile: if the bytes are not text.
     """
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8-sig")
@@ -156,6 +161,11 @@ def decode(data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
+        if (
+            declared is not None and encoding == "utf-8-sig" and not declared.startswith("utf")
+        ):  # no Unicode: of that it is none
+            with suppress(UnicodeError, LookupError):
+                return data.decode(declared)
         matches = charset_normalizer.from_bytes(data, cp_isolation=_LEGACY)
         if (best := matches.best()) is None or encoding != "utf-8-sig":
             raise UnreadableFile("its text encoding can't be told") from None
@@ -206,7 +216,10 @@ def _markdown(data: bytes) -> list[Document]:
 def _html(data: bytes) -> list[Document]:
     from haystack.components.converters import HTMLToDocument
 
-    text = decode(data)
+    found = _DECLARED.search(data[:1024])
+    declared = found[1].decode().lower() if found else None
+    # As browsers take it: pages that say Latin-1 are often of Windows' larger set.
+    text = decode(data, _WESTERN if declared in ("iso-8859-1", "latin1", "us-ascii", "ascii") else declared)
     if "<html" not in text.lower():
         text = f"<!doctype html>{text}"  # else trafilatura takes a page that leaves the optional tags out for none
     return _run(HTMLToDocument(extraction_kwargs={"favor_recall": True, "with_metadata": False}), text.encode())
@@ -239,8 +252,13 @@ def _csv(data: bytes) -> list[Document]:
 
     csv.field_size_limit(2**31 - 1)  # a cell may hold a whole article
     text = decode(data)
-    first_line = text.partition("\n")[0]
-    delimiter = next((d for d in ",;\t" if d in first_line), ",")
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        """That all of the first rows have, and the header; a short row says nothing."""
+        first = [len(row) for row in islice(csv.reader(io.StringIO(text), delimiter=delimiter), 9) if row]
+        return min(first, default=0), first[0] if first else 0
+
+    delimiter = max(",;\t", key=columns)
     rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     header = rows[0] if rows else []
     for key in TEXT_KEYS:

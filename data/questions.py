@@ -49,14 +49,15 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableFile(f"'{path}' can't be read as UTF-8 text: {error}") from error
     if path.suffix.lower() == ".csv":
+        csv.field_size_limit(2**31 - 1)  # a context may be a whole article
         reader = csv.DictReader(io.StringIO(text))
         yield from ((reader.line_num, row) for row in reader)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON's strings may hold what else ends a line
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UnreadableFile(f"'{path}', line {number}, is no JSON: {error}") from error
 
 
@@ -99,7 +100,12 @@ def _answers(row: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], tuple
         raise UnreadableFile(f"{place}: it needs an 'answer', or 'answers'; leave it empty where there is no answer.")
     answers = row.get("answers", row.get("answer"))
     if isinstance(answers, Mapping):  # as hub data sets have it
-        return tuple(map(str, answers["text"])), tuple(map(int, answers["answer_start"]))
+        try:
+            return tuple(map(str, answers["text"])), tuple(map(int, answers["answer_start"]))
+        except (LookupError, TypeError, ValueError) as error:
+            raise UnreadableFile(
+                f"{place}: an object of 'answers' holds lists 'text' and 'answer_start', unlike {answers!r}."
+            ) from error
     if answers is None:
         return (), ()
     if isinstance(answers, str):

@@ -81,6 +81,9 @@ def _questions(content: dict[str, Any]) -> Iterator[Question]:
         for paragraph in article["paragraphs"]:
             for qa in paragraph["qas"]:
                 answers = [] if qa.get("is_impossible", False) else qa["answers"]
+                for text in (qa["question"], paragraph["context"], *(a["text"] for a in answers)):
+                    if not isinstance(text, str):
+                        raise TypeError(f"question '{qa['id']}' has {json.dumps(text)[:80]} where a text belongs")
                 yield Question(
                     id=str(qa["id"]),
                     question=qa["question"],

@@ -151,7 +151,10 @@ def fit(reader: MiniLMReader, questions: Sequence[Question], results: Sequence[R
 def _model(evidence: Sequence[Sequence[Evidence]], right: Sequence[Sequence[bool]]) -> Calibration:
     """Fitted on all answers, so that the second and the third have probabilities that come true as well."""
     rows = [one for answers in evidence for one in answers]
-    return Calibration.fit(FEATURES, features(rows), [float(hit) for hits in right for hit in hits])
+    labels = [float(hit) for hits in right for hit in hits]
+    if len(set(labels)) < 2:  # in a part of the questions; of all of them it has been told
+        raise QueryError(f"Of {len(right)} questions' answers all are {'right' if labels[0] else 'wrong'}: nothing to fit.")
+    return Calibration.fit(FEATURES, features(rows), labels)
 
 
 def _null_threshold(asked: Sequence[tuple[Question, Result]], best: Sequence[Evidence]) -> float:

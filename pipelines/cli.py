@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from needle.data.errors import NeedleError, QueryError
+from needle.data.errors import NeedleError, QueryError, UnreadableFile
 from needle.pipelines.cli_batch import batch_app
 from needle.pipelines.cli_calibrate import calibrate
 from needle.pipelines.cli_eval import eval_app
@@ -111,7 +111,6 @@ def ask(
             "--questions",
             metavar="FILE",
             encoding="utf-8-sig",
-            errors="replace",
             help="One question a line; - reads standard input.",
         ),
     ] = None,
@@ -124,7 +123,10 @@ def ask(
 ) -> None:
     """Ask one or more questions; all are read in one batch."""
     with errors_told():
-        asked = [*(questions or []), *(line.strip() for line in file or () if line.strip())]
+        try:
+            asked = [*(questions or []), *(line.strip() for line in file or () if line.strip())]
+        except UnicodeDecodeError as error:
+            raise UnreadableFile(f"'{file.name if file else '-'}' is not UTF-8 text: {error}") from error
         if not asked:
             raise QueryError("There is no question. Give one in quotes, or a file of them with --questions FILE.")
         if (store is None) == (not docs):

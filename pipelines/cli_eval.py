@@ -104,9 +104,7 @@ def retrieval(
             raise NeedleError("A TREC collection needs both --topics FILE and --qrels FILE.")
         if topics is not None and (relevant, limit) != (None, None):
             raise NeedleError("--relevant and --limit are for SQuAD files; what is relevant to topics stands in --qrels.")
-        for output in (save, per_query):  # told before, not after all has been asked
-            if output is not None and not output.absolute().parent.is_dir():
-                raise NeedleError(f"There is no folder '{output.absolute().parent}' to write '{output.name}' in.")
+        _check_outputs(save, per_query)
         measured = definition(retriever, pipeline)
         if measured == "bm25_qa":
             import_haystack_without_torch()
@@ -150,11 +148,13 @@ def reader(
         from needle.components.reader import MiniLMReader
         from needle.pipelines.evaluate_answers import evaluate_reader
 
+        _check_outputs(save, report)
         questions = _questions(file, limit)
+        compared = _compared(other, questions, None)
         evaluated = MiniLMReader(model)
         with progress_bar() as bar:
             found = evaluate_reader(evaluated, questions, told_questions(bar))
-        _finish(found, _compared(other, questions, None), save, report, as_json)
+        _finish(found, compared(), save, report, as_json)
 
 
 @eval_app.command()
@@ -179,14 +179,24 @@ def pipeline(
     """
     with errors_told():
         asking = definition(retriever, definition_file)
+        _check_outputs(save, report)
         questions = _questions(file, limit)
+        compared = _compared(other, questions, lambda name: _opened(name, store, file, model, embedder))
         qa = _opened(asking, store, file, model, embedder)
         from needle.pipelines.evaluate_answers import evaluate_pipeline
 
         with progress_bar() as bar:
             found = evaluate_pipeline(qa, questions, told_questions(bar))
-        compared = _compared(other, questions, lambda name: _opened(name, store, file, model, embedder))
-        _finish(found, compared, save, report, as_json)
+        _finish(found, compared(), save, report, as_json)
+
+
+def _check_outputs(*outputs: Path | None) -> None:
+    """What can't be written is told before, not after all has been asked."""
+    for output in outputs:
+        if output is not None and not output.absolute().parent.is_dir():
+            raise NeedleError(f"There is no folder '{output.absolute().parent}' to write '{output.name}' in.")
+        if output is not None and output.is_dir():
+            raise NeedleError(f"'{output}' is a folder: name a file to write.")
 
 
 def _questions(file: str | None, limit: int | None) -> list[Question]:
@@ -214,17 +224,25 @@ def _opened(asking: str, store: Path | None, file: str | None, model: str | None
     return qa
 
 
-def _compared(other: str | None, questions: list[Question], opened: Callable[[str], QA] | None) -> Evaluation | None:
-    """Another pipeline, or answers that were saved, on the same questions."""
+def _compared(
+    other: str | None, questions: list[Question], opened: Callable[[str], QA] | None
+) -> Callable[[], Evaluation | None]:
+    """What asks another pipeline the same questions, or has judged answers that were saved; either is opened here."""
     if other is None:
-        return None
+        return lambda: None
     from needle.data.squad import read_predictions
     from needle.pipelines.evaluate_answers import evaluate_pipeline, evaluate_predictions
 
     if opened is not None and (other.endswith((".yaml", ".yml")) or not Path(other).exists()):
-        with progress_bar() as bar:
-            return evaluate_pipeline(opened(other), questions, told_questions(bar))
-    return evaluate_predictions(Path(other).stem, questions, read_predictions(other))
+        qa = opened(other)
+
+        def asked() -> Evaluation:
+            with progress_bar() as bar:
+                return evaluate_pipeline(qa, questions, told_questions(bar))
+
+        return asked
+    judged = evaluate_predictions(Path(other).stem, questions, read_predictions(other))
+    return lambda: judged
 
 
 def _finish(found: Evaluation, compared: Evaluation | None, save: Path | None, report: Path | None, as_json: bool) -> None:

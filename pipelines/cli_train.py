@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Preset = StrEnum("Preset", {name: name for name in PRESETS})  # type: ignore[misc]
 _DEFAULT = Preset("minilm-squad2")
+#: What goes with --resume: how this run is made, not what is trained.
+_OF_THIS_RUN = {"--out", "--resume", "--device", "--json"}
 #: Seconds between the lines that are printed where there is no terminal.
 _PLAIN_EVERY = 30
 
@@ -43,6 +45,7 @@ def _setting(help_: str, **options: Any) -> Any:
 
 
 def train(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the reader goes; a new folder.")],
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE...", help="SQuAD 1.1 or 2.0 JSON, plain or .gz.", show_default=False)
@@ -100,16 +103,20 @@ def train(
 
     Started by torchrun --no-python needle train ..., on several GPUs. Ctrl-C keeps a checkpoint; --resume goes on from it.
     """
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, the one that tells
     names = Settings.__dataclass_fields__.keys()
-    given = {name: value for name, value in locals().items() if name in names and value is not None}
+    settings_given = {name: value for name, value in locals().items() if name in names and value is not None}
     with errors_told():
-        if resume and (files or given):
-            raise NeedleError("--resume goes on with the files and settings that the training began with: give --out alone.")
+        if resume and (refused := sorted(_given(context) - _OF_THIS_RUN)):
+            raise NeedleError(
+                "--resume goes on with the files, model and settings that the training began with: it takes no "
+                f"{', '.join(refused)}. Leave that out."
+            )
         try:
-            settings = replace(PRESETS[preset.value], **given)
+            settings = replace(PRESETS[preset.value], **settings_given)
         except ValueError as error:
             raise NeedleError(str(error)) from error
-        if not as_json:
+        if first and not as_json:
             err.print("reading and tokenising ...")
         # Threads that wait for each other by spinning make torch many times slower where another process wants the cores.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -125,15 +132,23 @@ def train(
             options |= {"weights": _numbers(weights), "held_out": _share_or_file(held_out), "layers": layers}
             options |= {"teacher": teacher, "skip_bad": skip_bad, "dtype": dtype.value if dtype else None}
         try:
-            with _told() as told:
+            with _told(first) as told:
                 if resume:
                     trained = training.resume_training(folder, told=told, **options)
                 else:
                     trained = training.train(files or [], folder, told=told, **options)
         except KeyboardInterrupt:
-            err.print(plain(f"needle: interrupted. To go on: needle train --resume --out {folder}"))
+            if first:
+                err.print(plain(f"needle: interrupted. To go on: needle train --resume --out {folder}"))
             raise typer.Exit(130) from None
-    _print(trained, as_json)
+    if first:
+        _print(trained, as_json)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options and arguments that stand in the command."""
+    sources = {one.opts[0]: context.get_parameter_source(str(one.name)) for one in context.command.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -151,8 +166,11 @@ def _share_or_file(text: str) -> float | str:
 
 
 @contextmanager
-def _told() -> Iterator[Any]:
+def _told(first: bool) -> Iterator[Any]:
     """What to call after each step: it moves a bar, or prints a line now and then where there is no terminal."""
+    if not first:
+        yield None
+        return
     columns = (
         TextColumn("step {task.fields[step]}"),
         BarColumn(),

@@ -80,7 +80,16 @@ def load_pipeline(
             if isinstance(store, dict):
                 moved(part, store)
         return Pipeline.from_dict(data, allowed_modules=ALLOWED_MODULES)
-    except (DeserializationError, PipelineError, ImportError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        DeserializationError,
+        PipelineError,
+        AttributeError,
+        ImportError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         # Haystack goes on to advise what only its own API offers.
         reason, _, advice = str(error).partition(" If you trust")
         remedy = " If you trust the file, set HAYSTACK_DESERIALIZATION_ALLOWLIST='that.module'." if advice else ""
@@ -107,7 +116,7 @@ def run_pipeline(pipeline: Pipeline, data: dict[str, Any], **options: Any) -> di
     """Run it; what its components raise on purpose comes out as it is, not as what Haystack wraps it in."""
     try:
         return pipeline.run(data, **options)
-    except (PipelineRuntimeError, ValueError) as error:
+    except (PipelineRuntimeError, ValueError, OSError) as error:  # OSError: a model that can't be had
         if isinstance(error.__cause__, errors.NeedleError | FilterError):
             raise error.__cause__ from None
         raise errors.PipelineError(f"The pipeline could not be run. {error}") from error
@@ -121,7 +130,7 @@ def takers(pipeline: Pipeline, socket: str) -> list[str]:
 def _parts(data: Any) -> Iterator[dict[str, Any]]:
     """All mappings, at any depth, that have a type and parameters."""
     if isinstance(data, dict):
-        if "type" in data and isinstance(data.setdefault("init_parameters", {}), dict):
+        if isinstance(data.get("type"), str) and isinstance(data.setdefault("init_parameters", {}), dict):
             yield data
         for value in data.values():
             yield from _parts(value)

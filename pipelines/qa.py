@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -248,7 +249,7 @@ class QA:
         return self.ask_many([query], top_k, filters)[0]
 
     def ask_many(
-        self, queries: Sequence[str], top_k: int | None = None, filters: dict[str, Any] | None = None
+        self, queries: Iterable[str], top_k: int | None = None, filters: dict[str, Any] | None = None
     ) -> list[Result]:
         """Answer questions, all in the same batches where the pipeline can.
 
@@ -259,7 +260,7 @@ class QA:
         """
         return [result for result, _ in self._asked(queries, top_k, filters, None)]
 
-    def ask_with_passages(self, queries: Sequence[str]) -> list[tuple[Result, list[Document]]]:
+    def ask_with_passages(self, queries: Iterable[str]) -> list[tuple[Result, list[Document]]]:
         """`ask_many`, with the passages that were read for each question, as they were retrieved.
 
         :raises PipelineError: also if no single component brings the passages.
@@ -276,7 +277,9 @@ class QA:
         check_query(query)
         cut = {"top_k": top_k} if top_k is not None and self._giver in takers(self.pipeline, "top_k") else {}
         try:
-            found = asyncio.run(self._retrieved(self._data("query", query, {self._giver: cut}, filters)))
+            retrieved = self._retrieved(self._data("query", query, {self._giver: cut}, filters))
+            with ThreadPoolExecutor(1) as pool:  # in this thread an event loop may run already, as in a notebook
+                found = pool.submit(asyncio.run, retrieved).result()
         except PipelineRuntimeError as error:
             if isinstance(error.__cause__, NeedleError | FilterError):
                 raise error.__cause__ from None
@@ -294,11 +297,12 @@ class QA:
         return []
 
     def _asked(
-        self, queries: Sequence[str], top_k: int | None, filters: dict[str, Any] | None, giver: str | None
+        self, queries: Iterable[str], top_k: int | None, filters: dict[str, Any] | None, giver: str | None
     ) -> list[tuple[Result, list[Document]]]:
         """giver: the component whose documents are shown; None: none are."""
         if isinstance(queries, str):
             raise QueryError("ask_many takes a list of questions; ask takes one.")
+        queries = list(queries)
         for query in queries:
             check_query(query)
         options = {"top_k": top_k} if top_k is not None else {}
@@ -308,7 +312,7 @@ class QA:
                 outputs = self._run("query", query, options, filters, giver)
                 found.append((outputs[self._answers]["answers"], outputs[giver]["documents"] if giver else []))
         elif queries:
-            outputs = self._run("queries", list(queries), options, filters, giver)
+            outputs = self._run("queries", queries, options, filters, giver)
             passages = outputs[giver]["documents_per_query"] if giver else [[] for _ in queries]
             found = list(zip(outputs[self._answers]["answers_per_query"], passages, strict=True))
         return [(Result.of(q, answers), passages) for q, (answers, passages) in zip(queries, found, strict=True)]

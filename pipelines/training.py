@@ -25,7 +25,7 @@ from needle.components.reader_files import save_compact, save_reader
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.trainable import fastest_dtype, load_trainable
 from needle.components.training import Fitted, Progress, fit
-from needle.components.training_files import TrainingFiles, replace_file
+from needle.components.training_files import TrainingFiles, write_whole
 from needle.components.training_settings import PRESETS, Settings
 from needle.components.training_windows import Source, TrainingWindows
 from needle.components.weights import open_checkpoint
@@ -177,12 +177,14 @@ def _trained(
         raise NeedleError(f"'{changed[0]}' is not the file any more that the training in '{folder}' began with.")
     files = read[: len(run.files)]
     questions, sources, held_out = _split(files, run, None if own else read[-1].questions)
-    if workers.is_first and digests is None:
-        _keep_run(folder, run, found, finished=False)
 
     # 2. Model
     torch.manual_seed(run.settings.seed)  # of an untrained head
     checkpoint = open_checkpoint(run.model)
+    try:
+        checkpoint.check_max_seq_len(run.settings.max_seq_len)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
     model = load_trainable(checkpoint, workers.device, run.settings.dropout, run.layers)
     teacher = _teacher(run.teacher, tokenizer, workers) if run.teacher is not None else None
@@ -195,6 +197,8 @@ def _trained(
     if held_out:
         held = TrainingWindows(held_out, tokenizer, *shape)
         evaluate = lambda model: held_out_scores(model, held, dtype)  # noqa: E731
+    if workers.is_first and digests is None:  # not before all could be opened: what failed is not to be resumed
+        _keep_run(folder, run, found, finished=False)
     state = TrainingFiles(folder)
     stages = [[source] for source in sources] if run.in_order else [sources]
     fitted = fit(model, data, stages, run.settings, state, workers, dtype, evaluate, teacher, digests is not None, told)
@@ -207,7 +211,7 @@ def _trained(
         made = save_compact(folder, small, samples)
         calibrated = _calibrated([folder, small] if made else [folder], held_out)
         text = card(folder.name, run, files, fitted, len(held_out), model, workers, made, calibrated)
-        replace_file(folder / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
         _keep_run(folder, run, found, finished=True)
         state.finish()
     return Trained(folder, small if small.exists() else None, tuple(files), fitted)
@@ -218,8 +222,9 @@ def _calibrated(folders: Sequence[Path], held_out: Sequence[Question]) -> Calibr
 
     :param folders: forms of the same reader; the fit is made on the first.
     """
+    reader = MiniLMReader(str(folders[0]), max_seq_len=open_checkpoint(folders[0]).usual_seq_len)
     try:
-        found = calibrate_reader(MiniLMReader(str(folders[0])), held_out)
+        found = calibrate_reader(reader, held_out)
     except QueryError:
         return None
     for folder in folders:
@@ -267,4 +272,4 @@ def _workers(device: str | None) -> Workers:
 
 def _keep_run(folder: Path, run: Run, digests: dict[str, str], finished: bool) -> None:
     text = json.dumps({"finished": finished, "run": asdict(run), "sha256": digests}, ensure_ascii=False, indent=1)
-    replace_file(folder / _RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / _RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))

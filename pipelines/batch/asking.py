@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from needle.data.errors import NeedleError, QueryError, StoreError
+from needle.data.whole_files import UNFINISHED, replace_file
 from needle.pipelines.batch.cluster import Share, absolute, cluster, each
 from needle.pipelines.batch.questions import Question, Shard, read_questions, read_shard, write_shards
 from needle.pipelines.console_qa import existing_store, open_qa
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 #: How often a shard is begun before it is given up; a machine that goes may take others' with it.
 _TRIES = 10
 _MANIFEST, _QUESTIONS, _LOCK = "manifest.json", "questions.jsonl", "lock"
-#: What names of unfinished files begin with.
-_LITTER = ".tmp-"
 
 
 @dataclass
@@ -95,7 +93,7 @@ def ask(
     qa = open_qa(place, pipeline, model=model, embedder=embedder)
     qa.update(progress)
     with _alone_in(folder):
-        fresh = folder / f"{_LITTER}questions"
+        fresh = folder / f"{UNFINISHED}questions"
         shards, digest = write_shards(read_questions(questions), fresh, shard_size)
         if not shards:
             raise NeedleError(f"'{questions}' has no question.")
@@ -177,17 +175,8 @@ class _Reader:
 
 
 def _write(file: Path, text: str) -> None:
-    """Have a file whole on disk, or not at all; whoever else writes the same, one of both stays."""
-    new = file.with_name(f"{_LITTER}{uuid.uuid4().hex}")
-    with new.open("w", encoding="utf-8", errors="backslashreplace") as opened:  # no Unicode: \ud800, as JSON spells it
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
-    if os.name == "posix":  # the name, too
-        folder = os.open(file.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+    """No Unicode is written as JSON spells it: \\ud800."""
+    replace_file(file, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 @contextmanager
@@ -196,7 +185,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / _LOCK, timeout=0):
-            for litter in folder.glob(f"{_LITTER}*"):
+            for litter in folder.glob(f"{UNFINISHED}*"):
                 litter.unlink()
             yield
     except Timeout:

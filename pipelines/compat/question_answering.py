@@ -217,7 +217,7 @@ class QuestionAnsweringPipeline:
         self, questions: Sequence[str], passages: Sequence[Passage], options: Options
     ) -> tuple[NDArray[np.void], NDArray[np.float32]]:
         """The best spans of each window, by pair, window and score, and each pair's "no answer", which is 1 without text."""
-        max_seq_len = options.max_seq_len or min(self._reader.max_seq_len, 384)
+        max_seq_len = options.max_seq_len or self._reader.usual_seq_len
         overlap = min(max_seq_len // 2, 128) if options.doc_stride is None else options.doc_stride
         if overlap > max_seq_len:
             raise ValueError(f"doc_stride ({overlap}) must not be larger than max_seq_len ({max_seq_len}).")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from needle.data.errors import NeedleError
+from needle.data.whole_files import replace_file
 
 
 class Scope(StrEnum):
@@ -90,10 +89,8 @@ class TokenFile:
 
     def _write(self, tokens: list[Token]) -> None:
         try:
-            handle, new = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}")  # of mode 600
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump([asdict(one) for one in tokens], file, indent=2)
-            os.replace(new, self.path)
+            text = json.dumps([asdict(one) for one in tokens], indent=2)
+            replace_file(self.path, lambda path: path.write_text(text, encoding="utf-8"), mode=0o600)
         except OSError as error:
             raise NeedleError(f"The tokens '{self.path}' can't be written: {error.strerror}.") from error
 

@@ -66,7 +66,7 @@ def test_a_worker_and_a_node_are_killed(nodes: Nodes, asked, expected, corpus_qa
     assert (report.questions, report.shards, report.answered, report.refused) == (42, 14, 41, 1)
     assert told[-1] == (42, 42)
     assert answers(tmp_path / "out") == expected
-    assert not list((tmp_path / "out").glob(".tmp-*"))
+    assert not list((tmp_path / "out").glob("unfinished-*"))
 
 
 def test_a_killed_run_goes_on(nodes: Nodes, asked, expected, corpus_qa: QA, tmp_path):

@@ -23,11 +23,12 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from memory import forget_peak, peak, resident
 from results import record, table
 
-from needle.components.llvm import HAS_INT8_DOT
+from needle.components.llvm import HAS_AVX2, HAS_INT8_DOT
 from needle.components.passages import PassageWriter
 from needle.components.reader import MiniLMReader
 from needle.components.retrievers import BM25Retriever
 from needle.components.store import SQLiteDocumentStore
+from needle.components.tiles import HAS_AMX
 from needle.components.tokenizer import PassageTokenizer
 from needle.components.weights import open_checkpoint
 from needle.data.squad import read_squad
@@ -67,7 +68,7 @@ def makers() -> dict[str, Callable[[], Callable[[], object]]]:
         found[f"TransformersExtractiveReader, {f'batches of {size}' if size else 'all passages in one batch'}"] = (
             lambda s=size: rival(s)
         )
-    cpu_engines = ("torch", "onnx", "numba") if HAS_INT8_DOT else ("torch", "onnx")
+    cpu_engines = ("torch", "onnx", "numba") if HAS_AVX2 else ("torch", "onnx")
     for engine in cpu_engines if device == "cpu" else ("torch",):
         found[f"needle {engine}, one question at a time"] = lambda e=engine: ours(e, False)
         found[f"needle {engine}, all at once"] = lambda e=engine: ours(e, True)
@@ -177,7 +178,7 @@ text = (
     + table(header, rows)
 )
 peaks = {str(kind): gemm_peak(kind) for kind in (torch.float32, torch.bfloat16, torch.int8)}
-if device == "cpu" and HAS_INT8_DOT:
+if device == "cpu" and HAS_AVX2:
     peaks["int8, needle's tiles"] = tile_peak()
 fastest = min((name for name in best if name.startswith("needle")), key=lambda name: best[name])
 rate = operations / best[fastest]
@@ -189,8 +190,9 @@ text += (
     + ", ".join(f"{rate / value:.0%} of {name.removeprefix('torch.')}" for name, value in peaks.items())
     + "."
 )
+way = "AMX" if HAS_AMX else "AVX-512" if HAS_INT8_DOT else "AVX2"
 record(
-    f"Reader speed on {device.split(':')[0]}",
+    f"Reader speed on cpu with {way}" if device == "cpu" else "Reader speed on cuda",
     "python tests/benchmarks/reader_speed.py " + " ".join(sys.argv[1:]),
     text,
     ("transformers", "transformers-haystack"),

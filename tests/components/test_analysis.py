@@ -22,6 +22,7 @@ PLAIN = Analyzer(stop_words=False, stem=False)
         ("İstanbul istanbul", ["istanbul"] * 2),
         ("ﬁne ｆｉｎｅ 𝐅ine", ["fine"] * 3),
         ("Acme™", ["acmetm"]),
+        ("light\u00adhouse light\u2060house \ufefflighthouse", ["lighthouse"] * 3),
     ],
 )
 def test_case_accents_and_letter_forms_make_no_difference(text, terms):

@@ -105,7 +105,7 @@ def found(retriever: Any, questions: list[str] = QUESTIONS, **how: Any) -> list[
 
 
 def folder_of(store: SQLiteDocumentStore, retriever: type) -> Path:
-    return store.folder / ("bm25/v1-stop-stem" if retriever is BM25Retriever else "vectors")
+    return store.folder / ("bm25/v2-stop-stem" if retriever is BM25Retriever else "vectors")
 
 
 def kept_in(store: SQLiteDocumentStore, retriever: type) -> int:

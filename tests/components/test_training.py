@@ -7,12 +7,13 @@ import json
 import math
 import os
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import BertConfig, BertForQuestionAnswering, DebertaV2Config, DebertaV2ForQuestionAnswering
 
 from needle.components.held_out import held_out_scores, predict
 from needle.components.tokenizer import PassageTokenizer
@@ -147,6 +148,18 @@ def test_resuming_before_the_first_checkpoint_begins_anew(tmp_path):
     assert curve(log) == curve(uncut)
 
 
+def test_an_epoch_too_short_for_any_question_is_told(tmp_path):
+    with pytest.raises(NeedleError, match="Nothing is left to train on"):
+        trained(tmp_path, replace(FEW, epochs=0.001))
+
+
+def test_it_is_resumed_only_with_steps_of_as_many_micro_batches(tmp_path):
+    """More processes than these would make other steps of the same plan."""
+    trained(tmp_path, FEW)
+    with pytest.raises(NeedleError, match=r"began with steps of 2 micro-batches; with 1 processes they would have 3"):
+        trained(tmp_path, replace(FEW, accumulate=3), resume=True)
+
+
 def test_ctrl_c_ends_the_step_keeps_a_checkpoint_and_leaves_the_handler_as_it_was(tmp_path):
     _, _, uncut = trained(tmp_path / "whole", replace(FEW, checkpoint_minutes=60))
     before = signal.getsignal(signal.SIGINT)
@@ -212,6 +225,49 @@ def test_a_time_limit_ends_the_run_with_the_rate_near_zero(tmp_path):
     assert 1.2 <= fitted.seconds < 10
     assert log[-1]["share"] == 1
     assert log[-1]["learning_rate"] < max(line["learning_rate"] for line in log) / 2
+
+
+def test_a_time_limit_that_an_evaluation_passes_ends_the_run_like_any_other(tmp_path):
+    def slow(_):
+        time.sleep(1.5)  # more than the limit
+        return {"f1": 1.0}
+
+    _, fitted, log = trained(
+        tmp_path, replace(FEW, epochs=10_000, max_minutes=0.02, evaluate_every=1, checkpoint_minutes=60), evaluate=slow
+    )
+    assert [line["share"] <= 1 and line["seconds_left"] >= 0 for line in log] == [True] * len(log)
+    assert (log[-1]["share"], log[-1]["held_out"]) == (1, {"f1": 1.0})
+    assert TrainingFiles(tmp_path).load_state(cut_log=True)["step"] == fitted.steps
+
+
+def test_only_one_process_cuts_the_log_back(tmp_path):
+    trained(tmp_path)
+    files = TrainingFiles(tmp_path)
+    files.append({"step": 10_000})
+    before = files.log.read_bytes()
+    assert files.load_state(cut_log=False)["step"] < 10_000
+    assert files.log.read_bytes() == before
+    files.load_state(cut_log=True)
+    assert files.log.read_bytes() != before
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_run_and_all_that_serves_to_go_on_in_the_end(tmp_path):
+    trained(tmp_path)
+    files = TrainingFiles(tmp_path)
+    (files.state.parent / "unfinished-0").write_bytes(b"half")
+    files.load_state(cut_log=True)
+    assert {file.name for file in files.state.parent.iterdir()} == {"state.pt", "best.safetensors"}
+    files.finish()
+    assert not files.state.parent.exists()
+
+
+def test_a_model_without_torchs_fused_attention_is_trained_with_its_own(tmp_path):
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    DebertaV2ForQuestionAnswering(DebertaV2Config(vocab_size=30522, **size)).save_pretrained(tmp_path / "model")
+    model = load_trainable(open_checkpoint(tmp_path / "model"), CPU, dropout=0.0)
+    before = model.qa_outputs.weight.detach().clone()
+    trained(tmp_path / "out", replace(FEW, epochs=0.2, warmup=0.0), model)
+    assert not torch.equal(model.qa_outputs.weight, before)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):

@@ -98,6 +98,11 @@ class TestTypes:
         article = delimiter.join(["title", "content"]) + "\n" + delimiter.join(["Tarn", "A lighthouse."])
         assert contents(article, "a.csv") == ["A lighthouse."]
 
+    def test_a_csv_tables_separator_is_what_parts_all_rows(self):
+        assert contents("name;height, metres\nEverest;8849\n", "a.csv") == ["name: Everest; height, metres: 8849."]
+        assert contents("name,height\nOne; two,3\n", "a.csv") == ["name: One; two; height: 3."]
+        assert contents("name;height\nEverest;8849\nK2\n", "a.csv") == ["name: Everest; height: 8849.\nname: K2."]
+
     def test_no_cell_of_a_ragged_csv_row_is_lost(self):
         assert contents("a,b\n1,2,3,4\n5\n", "a.csv") == ["a: 1; b: 2; 3; 4.\na: 5."]
 
@@ -157,6 +162,17 @@ class TestEncodings:
     )
     def test_older_encodings_are_told_by_their_text(self, encoding, text):
         assert contents(text.encode(encoding)) == [text]
+
+    @pytest.mark.parametrize(
+        ("declared", "encoding"), [("iso-8859-2", "iso-8859-2"), ("ISO-8859-1", "cp1252"), ("koi8-u", "koi8-u")]
+    )
+    def test_html_says_its_encoding_itself(self, declared, encoding):
+        text = {"cp1252": "Die „Straße“ – €5.", "koi8-u": "Київ - це їхнє місто."}.get(encoding, "Łódź, žluť.")
+        for meta in (f'<meta charset="{declared}">', f"<META http-equiv=x content='text/html; charset={declared}'>"):
+            assert contents(f"<html><head>{meta}</head><p>{text}</p></html>".encode(encoding), "a.html") == [text]
+        for mistaken in ("utf-8", "nothing-known", declared):  # nothing that was declared is right against UTF-8 itself
+            page = f'<html><head><meta charset="{mistaken}"></head><p>{text}</p></html>'
+            assert contents(page.encode(), "a.html") == [text]
 
     def test_other_types_are_decoded_too(self):
         assert contents("# Café".encode("utf-16"), "a.md") == ["Café"]

@@ -37,6 +37,14 @@ def test_json_lines(tmp_path):
     assert (who.answers, who.answer_starts, who.context) == (("Ada", "Pell"), (7, -1), "It was Ada.")
     assert (when.id, when.answers, when.answer_starts) == ("7", ("1842",), (3,))
     assert why.is_impossible
+    file.write_text(json.dumps({"question": "Two\u2028lines\u0085?", "answer": "x"}, ensure_ascii=False) + "\r\n")
+    assert [q.question for q in read_questions(file)] == ["Two\u2028lines\u0085?"]
+
+
+def test_a_context_in_csv_may_be_huge(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"question,answer,context\nWho?,Ada,{'Ada. ' * 40_000}\n")
+    assert len(read_questions(file)[0].context) == 200_000
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,9 @@ def test_json_lines(tmp_path):
         ("a.csv", "question,answer\n", "has no question"),
         ("a.csv", "frage,antwort\nWer?,Ada\n", "line 2: it needs a 'question'"),
         ("a.jsonl", '{"question": "Who?", "answer": "x", "id": 1}\n' * 2, "two questions with the id '1'"),
+        ("a.jsonl", "[" * 100_000, "line 1, is no JSON"),
+        ("a.jsonl", '{"question": "Who?", "answers": {"text": 3}}', "holds lists 'text' and 'answer_start'"),
+        ("a.jsonl", '{"question": "Who?", "answers": {"text": ["a"], "answer_start": ["x"]}}', "lists 'text'"),
         ("a.json", "{}", "not in SQuAD's format"),
     ],
 )

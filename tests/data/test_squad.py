@@ -54,6 +54,10 @@ def test_the_shipped_questions_answers_stand_where_they_say():
         (b'{"data": 1}', "not in SQuAD's format"),
         (b'{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "x"}]}]}]}', "KeyError 'answers'"),
         (b'{"data": [{"paragraphs": [{"qas": [{"id": 1, "question": "x", "answers": []}]}]}]}', "KeyError 'context'"),
+        (
+            b'{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": 3, "answers": []}]}]}]}',
+            "'1' has 3 where",
+        ),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, data, complaint):

@@ -14,7 +14,7 @@ import pytest
 from haystack import Document
 from legacy_cases import farm_readings
 
-from needle.components.legacy_scores import sigmoid
+from needle.components.answers import probability
 from needle.components.window_logits import WindowReader
 from needle.pipelines.compat import FARMReader, QuestionAnsweringPipeline, TransformersReader, question_answering
 
@@ -84,7 +84,7 @@ def test_answers_gaps_and_no_answer_are_farms(name):
         negative += 1
         assert_equal(spans(rows), spans(wanted))
         for null, was in zip(nulls(rows), nulls(wanted), strict=True):
-            assert was == pytest.approx(sigmoid(-gap / 8), abs=1e-3)  # measured from 0
+            assert was == pytest.approx(probability(-gap / 8), abs=1e-3)  # measured from 0
             assert null < was
     assert negative == NEGATIVE.get(name, 0)
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,5 +107,10 @@ def test_too_few_questions_or_answers_all_wrong_are_refused(corpus_qa):
         calibrate_pipeline(corpus_qa, QUESTIONS[:20])
     with pytest.raises(QueryError, match="are wrong: nothing to fit"):
         calibrate_pipeline(corpus_qa, [q for q in QUESTIONS if q.is_impossible][:55])
+    nearly = [
+        replace(q, answers=("no such words",)) if not q.is_impossible and i else q for i, q in enumerate(QUESTIONS[:60])
+    ]
+    with pytest.raises(QueryError, match="wrong: nothing to fit"):
+        calibrate_reader(MiniLMReader(), nearly)
     with pytest.raises(QueryError, match="'1' has no passage"):
         calibrate_reader(MiniLMReader(), [Question("1", "Who?", "", "")])

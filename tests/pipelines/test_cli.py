@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -187,11 +188,15 @@ class TestAsk:
         assert Path(place["file_path"]).name == "tarn.txt"
         assert 0 <= lit["no_answer_score"] < 0.5 < answer["score"] <= 1
 
+    def test_a_file_of_questions_in_another_encoding_is_named(self, store, tmp_path):
+        (tmp_path / "questions").write_bytes("Où est Café Müller?".encode("latin-1"))
+        done = needle("ask", "--questions", tmp_path / "questions", "--store", store)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.search(r"questions' is not UTF-8 text", done.stderr)
+
     def test_questions_from_standard_input(self, store):
-        done = needle(
-            "ask", "--questions", "-", "--store", store, "--top-k", "1", stdin=f"{OPERA}\n{LIT}\n".encode() + b"\xe9\n"
-        )
-        opera, lit, _ = done.stdout.split("\n\n", 2)
+        done = needle("ask", "--questions", "-", "--store", store, "--top-k", "1", stdin=f"{OPERA}\n{LIT}\n".encode())
+        opera, lit = done.stdout.strip().split("\n\n")
         assert opera.splitlines()[0] == OPERA
         assert opera.splitlines()[1].startswith("  No answer was found in the documents (")
         assert lit.splitlines()[1].startswith("  1. 1842  ")
@@ -257,6 +262,8 @@ class TestPipelineFiles:
             ("just words", "no mapping named 'components'"),
             ("a: [1", "not valid YAML"),
             ("components: {x: 3}", "can't be made"),
+            ("components: {x: {type: 3, init_parameters: {}}}", "can't be made"),
+            ("components: {x: {type: [a], init_parameters: {}}}", "can't be made"),
             ("components: {x: {init_parameters: 3}}", "can't be made"),
             ("components: &a {x: *a}", "can't be made"),
             ("components: {x: {type: needle.components.passages.PassageSplitter, init_parameters: {length: 0}}}", "length"),

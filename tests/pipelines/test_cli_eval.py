@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,25 @@ class TestAnswers:
         out, _ = needle("squad.json", "--compare", "answers.json", "--json", cwd=squad, what=what)
         compared = json.loads(out)["differences"]["exact_match"]
         assert (compared["mean"], compared["better"], compared["worse"]) == (0, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            (["--save", "nowhere/answers.json"], "There is no folder '"),
+            (["--report", "."], "'.' is a folder: name a file to write"),
+            (["--compare", "squad.json"], "the answer to question 'version' is|the answer to question 'data' is"),
+        ],
+    )
+    @pytest.mark.parametrize("what", ["reader", "pipeline"])
+    def test_what_can_not_be_done_in_the_end_is_told_before_anything_is_asked(
+        self, squad, monkeypatch, what, arguments, complaint
+    ):
+        monkeypatch.chdir(squad)
+        for asking in ("evaluate_reader", "evaluate_pipeline"):
+            monkeypatch.setattr(f"needle.pipelines.evaluate_answers.{asking}", None)
+        done = CliRunner().invoke(eval_app, [what, "squad.json", *arguments])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert re.search(complaint, done.stderr)
 
     def test_a_store_and_pairs_without_passages(self, squad):
         (squad / "pairs.csv").write_text("question,answer\nWhen was the lighthouse of Tarn lit?,1842\n")

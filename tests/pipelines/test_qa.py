@@ -1,5 +1,6 @@
 """The Python API."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -51,6 +52,17 @@ def test_many_questions_are_answered_in_their_order(qa):
     assert [r.answer.data for r in results] == ["1842", "Ezra Whitcombe"]
     assert [len(r.answers) for r in results] == [1, 1]
     assert qa.ask_many([]) == []
+    assert [r.query for r in qa.ask_many(r.query for r in results)] == [r.query for r in results]
+
+
+def test_passages_are_searched_where_an_event_loop_runs_already(qa):
+    """As in a notebook."""
+    qa.index_documents([Document(content=TARN)])
+
+    async def cell() -> list[Document]:
+        return qa.search("When was the lighthouse lit?")
+
+    assert [d.content for d in asyncio.run(cell())] == [TARN]
 
 
 def test_filters_choose_the_passages(qa):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -43,10 +44,13 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     """A reader of two narrow layers, untrained, with the shipped tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny") / "reader"
+    return untrained(tmp_path_factory.mktemp("tiny") / "reader")
+
+
+def untrained(folder: Path, positions: int = 512) -> Path:
     torch.manual_seed(0)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertForQuestionAnswering(BertConfig(**size)).save_pretrained(folder)
+    BertForQuestionAnswering(BertConfig(**size, max_position_embeddings=positions)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((SHIPPED_READER / name).read_bytes())
     return folder
@@ -78,6 +82,7 @@ def test_the_reader_is_what_transformers_and_needle_read(trained):
     ]
     assert PassageTokenizer.from_folder(trained.folder).encode(["Tarn"])[0].ids.tolist() == [16985, 2078]
     assert open_checkpoint(trained.compact).is_compact
+    assert len({path.stat().st_mode for path in trained.folder.iterdir() if path.is_file()}) == 1  # others may read it too
     for form in (trained.folder, trained.compact):
         evaluated = evaluate_reader(MiniLMReader(str(form)), trained.files[0].questions[:20])
         assert evaluated.figures["total"] == 20
@@ -132,8 +137,9 @@ def test_kill_9_and_resume_gives_the_same_run(trained, tiny, tmp_path):
 def test_two_processes_train_as_one(trained, tiny, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python"]
     whole = [*options(tiny, tmp_path / "two"), "--dropout", "0", "--dtype", "float32"]
-    started = subprocess.run([*command, NEEDLE, *whole], capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+    started = subprocess.run([*command, NEEDLE, *whole], capture_output=True, text=True, env=ONE_THREAD, timeout=300)
     assert started.returncode == 0, started.stderr
+    assert started.stdout.count(" tokens in ") == started.stderr.count("reading and tokenising") == 1
     settings = Settings(**{**FEW.__dict__, "dropout": 0.0})
     train([QUESTIONS], tmp_path / "one", model=tiny, settings=settings, held_out=0.2, dtype="float32")
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
@@ -202,6 +208,14 @@ def test_training_from_an_encoder_without_a_head(tiny, tmp_path):
     assert curve(tmp_path / "one") == curve(tmp_path / "two")
     assert "Not measured: nothing was held out." in (tmp_path / "one/README.md").read_text()
     assert "None: too few questions were held out." in (tmp_path / "one/README.md").read_text()
+
+
+def test_a_model_of_few_positions_is_trained_in_windows_that_it_can_take(tmp_path):
+    short = untrained(tmp_path / "short", positions=100)
+    settings = replace(FEW, max_seq_len=100, stride=30, epochs=0.1)
+    done = train([QUESTIONS], tmp_path / "out", model=short, settings=settings, held_out=0.2)
+    assert done.held_out
+    assert done.compact
 
 
 def test_scores_are_calibrated_on_the_held_out_questions(tmp_path):
@@ -281,6 +295,7 @@ def test_a_changed_file_is_not_resumed_with(tiny, tmp_path):
         ({"held_out": 1.0}, NeedleError, "held_out must be a share .* not 1.0"),
         ({"held_out": "nowhere.json"}, UnreadableFile, "nowhere.json"),
         ({"model": "./nowhere"}, ModelError, "No reader at './nowhere'"),
+        ({"settings": Settings(max_seq_len=513)}, ModelError, "max_seq_len is 513, but this model takes at most 512"),
         ({"device": "cuda:77"}, NeedleError, "not 'cuda:77'"),
         ({"dtype": "float8"}, NeedleError, "one of float32, float16, bfloat16, not 'float8'"),
     ],
@@ -288,6 +303,7 @@ def test_a_changed_file_is_not_resumed_with(tiny, tmp_path):
 def test_what_cannot_be_done_is_told(tiny, tmp_path, arguments, error, complaint):
     with pytest.raises(error, match=complaint):
         train(**{"files": [QUESTIONS], "out": tmp_path / "out", "model": tiny, "settings": FEW, **arguments})
+    assert not (tmp_path / "out").exists()  # what is mended can be trained there
 
 
 @pytest.mark.parametrize(
@@ -295,7 +311,7 @@ def test_what_cannot_be_done_is_told(tiny, tmp_path, arguments, error, complaint
     [
         (["--epochs", "0"], "epochs must be above 0, not 0.0"),
         (["--r-drop", "1", "--dropout", "0"], "r_drop compares passes"),
-        (["--resume"], "give --out alone"),
+        (["--resume", "--model", "tiny", "--teacher", "large"], "it takes no --model, --teacher, files. Leave that out"),
     ],
 )
 def test_wrong_usage_is_told(tmp_path, arguments, complaint):
