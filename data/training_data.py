@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,8 @@ def _question(qa: Any, context: str, title: str) -> Question | str:
         text, start = answer["text"], answer["answer_start"]
         if not isinstance(text, str) or not text.strip():
             return f"an answer's 'text' is {text!r:.60}, not a text"
+        if not any(unicodedata.category(c)[0] in "LNPS" and c != "\ufffd" for c in text):  # tokenizers make nothing of it
+            return f"an answer's 'text' is {text!a:.60}, in which there is nothing to see"
         if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
             there = context[start : start + len(text)] if isinstance(start, int) and start >= 0 else ""
             return f"its answer '{text:.60}' does not stand at answer_start {start!r} (there stands '{there:.60}')"

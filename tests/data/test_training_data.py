@@ -65,6 +65,7 @@ BAD = [
     ),
     (changed(answers=[{"text": "1842", "answer_start": "29"}]), "does not stand at answer_start '29'"),
     (changed(answers=[{"text": " ", "answer_start": 6}]), "'when': an answer's 'text' is ' ', not a text"),
+    (changed(answers=[{"text": "\u200b", "answer_start": 33}]), r"an answer's 'text' is '\\u200b', in which there is"),
     (changed(answers=[{"text": "1842"}]), "'when': answer .*: the field 'answer_start' is missing"),
     (changed(answers=[{"text": "1842", "answer_start": 29, "end": 33}]), "the field 'end' is unknown"),
     (changed(answers=[]), "'when': it has no answer, and 'is_impossible' is not true"),
