@@ -1,4 +1,4 @@
-"""Trains a MiniLM reader's last layers and its head where there is no GPU: how the shipped reader was made.
+"""Trains a MiniLM reader's last layers and its head where there is no GPU; what came of it stands in RESULTS.md.
 
     python tests/benchmarks/train_last_layers.py READER OUT train-natural.json.gz train-squad2-backtranslated.json.gz
 
