@@ -26,17 +26,6 @@ hypothesis.settings.load_profile("needle")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-#: Tests that share what is costly to make: folders, or files by their names, and the process that they run in.
-_TOGETHER = {"batch": "ray", "external": "external", "test_calibrate.py": "corpus", "test_corpus.py": "corpus"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes (`pytest -n 2 --dist loadgroup`), those of a file stay together."""
-    for item in items:
-        group = _TOGETHER.get(item.path.name) or _TOGETHER.get(item.path.parent.name) or str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
