@@ -15,8 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from needle.data import SHIPPED_CORPUS
-from needle.data.squad import read_squad
-from needle.pipelines import QA, Result
+from needle.pipelines import QA
 
 # A busy machine makes an example slow, not wrong.
 hypothesis.settings.register_profile("needle", deadline=None)
@@ -49,9 +48,3 @@ def corpus_qa(tmp_path_factory: pytest.TempPathFactory) -> QA:
     qa = QA.open(tmp_path_factory.mktemp("corpus") / "store")
     qa.index([SHIPPED_CORPUS / "documents"])
     return qa
-
-
-@pytest.fixture(scope="session")
-def corpus_results(corpus_qa: QA) -> list[Result]:
-    """What is answered to the shipped corpus' questions, in the file's order."""
-    return corpus_qa.ask_many([question.question for question in read_squad(SHIPPED_CORPUS / "questions.json")])

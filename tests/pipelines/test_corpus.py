@@ -4,13 +4,27 @@ The corpus and its questions were written before needle first answered them, and
 are what was measured when this test was written (RESULTS.md), less two points.
 """
 
+import random
 from pathlib import Path
 
-from needle.components.metrics import squad_scores
+import numpy as np
+import pytest
+
+from needle.components.calibration import brier_score, expected_calibration_error
+from needle.components.confidence import Evidence
+from needle.components.metrics import answer_score, squad_scores
+from needle.components.reader import MiniLMReader
 from needle.data import SHIPPED_CORPUS
 from needle.data.squad import read_squad
+from needle.pipelines.calibrate import fit
 
 QUESTIONS = read_squad(SHIPPED_CORPUS / "questions.json")
+
+
+@pytest.fixture(scope="module")
+def corpus_results(corpus_qa):
+    """What is answered to each question."""
+    return corpus_qa.ask_many([question.question for question in QUESTIONS])
 
 
 def test_the_corpus_is_what_its_readme_says(corpus_qa):
@@ -68,3 +82,19 @@ def test_an_answer_found_in_several_documents_names_them_all(corpus_results):
 def test_answers_come_from_every_type_of_file(corpus_results):
     best = [r.answer for r in corpus_results if r.answer]
     assert {Path(a.meta["places"][0]["file_path"]).suffix for a in best} >= {".txt", ".md", ".html", ".pdf", ".docx", ".csv"}
+
+
+def test_scores_fitted_on_some_questions_come_true_on_the_others(corpus_results):
+    mixed = random.Random(1).sample(list(zip(QUESTIONS, corpus_results, strict=True)), len(QUESTIONS))
+    some, others = mixed[::2], mixed[1::2]
+    found = fit(MiniLMReader(), [q for q, _ in some], [r for _, r in some])
+    answers = [(q, result.answers[0]) for q, result in others]
+    right = [not q.is_impossible and answer_score(a.data, (*q.answers, *q.also)).exact_match == 1 for q, a in answers]
+    evidence = [Evidence(**answer.meta["evidence"]) for _, answer in answers]
+    chances = found.confidence.of_answers(evidence)
+    raw = [1 / (1 + np.exp(-e.margin - e.prior)) for e in evidence]
+    assert brier_score(chances, right) < brier_score(raw, right)
+    assert expected_calibration_error(chances, right) < expected_calibration_error(raw, right)
+    assert np.mean(chances) == pytest.approx(np.mean(right), abs=0.1)
+    assert found.questions == len(some)
+    assert found.knows_no_answer
