@@ -28,9 +28,8 @@ class Tokens(NamedTuple):
 class PairTemplate(NamedTuple):
     """The special tokens around a question and a passage: `prefix question middle passage suffix`.
 
-    Each part is a pair of equally long lists, token ids and token type ids; `question_type` and `passage_type` are the
-    type ids of the two texts. BERT: [CLS] question [SEP] passage [SEP], types 0 and 1. RoBERTa: <s> question </s></s>
-    passage </s>, all of type 0.
+    Each part is a list of token ids; `passage_type` is the token type id of the passage and of what follows it, that of all
+    before is 0. BERT: [CLS] question [SEP] passage [SEP], 1. RoBERTa: <s> question </s></s> passage </s>, 0.
     """
 
     prefix: list[int]

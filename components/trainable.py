@@ -79,13 +79,14 @@ def fastest_dtype(device: torch.device) -> DType:
 
 
 class CpuDropout(nn.Dropout):
-    """Dropout with eight decisions from each 64-bit random number; the probability is rounded to a 256th.
+    """Dropout with eight decisions from each 64-bit random number; the probability is rounded to a 256th, 255 of them
+    at most.
 
     A pass's numbers are seeded from torch's, so that `torch.manual_seed` governs them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        cut = round(self.p * 256)
+        cut = min(round(self.p * 256), 255)
         if not self.training or not cut:
             return x
         n = x.numel()
