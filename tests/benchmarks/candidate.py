@@ -1,6 +1,6 @@
 """Writes the reader that is to replace the shipped one, from what sets their compact files apart; goes once it is shipped.
 
-    python tests/benchmarks/candidate.py OUT
+python tests/benchmarks/candidate.py OUT
 """
 
 import lzma
