@@ -381,6 +381,11 @@ def test_cpu_dropout_keeps_the_mean_and_obeys_torchs_seed():
     assert torch.equal(dropout.eval()(x), x)
 
 
+def test_cpu_dropout_of_nearly_everything_keeps_a_256th():
+    torch.manual_seed(1)
+    assert sorted(CpuDropout(0.999)(torch.ones(1000, 7)).unique().tolist()) == [0, 256]
+
+
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="not 'cuda:77'"):
         Workers("cuda:77")
