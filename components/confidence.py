@@ -64,8 +64,8 @@ class Confidence:
     """How sure to be of answers, by what came true on labelled questions.
 
     answer, no_answer: the models, on `FEATURES`; the second one's are those of a question's best answer, and where it is
-    None, "no answer" gets 1 - the best answer's probability. null_threshold: of the best F1 on the same questions. reader:
-    the fingerprint of the weights that it was fitted for. about: facts on the fit, for people.
+    None, "no answer" gets 1 - the best answer's probability. null_threshold: above which "no answer" is the likelier.
+    reader: the fingerprint of the weights that it was fitted for. about: facts on the fit, for people.
     """
 
     answer: Calibration

@@ -123,7 +123,7 @@ def _calibration(calibrated: Calibrated | None) -> str:
     return (
         f"`calibration.json` was fitted to {calibrated.questions:,} of the held-out questions, each on its own passage. "
         f"Expected calibration error of the best answer's score: {after:.3f} (five folds; {before:.3f} before). Null "
-        f"threshold of the best F1: {calibrated.confidence.null_threshold:.2f}."
+        f"threshold: {calibrated.confidence.null_threshold:.2f}."
     )
 
 

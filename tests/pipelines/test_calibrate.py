@@ -13,8 +13,9 @@ from needle.data import SHIPPED_CORPUS, SHIPPED_READER
 from needle.data.errors import QueryError
 from needle.data.squad import Question, read_squad
 from needle.pipelines import QA
-from needle.pipelines.calibrate import calibrate_pipeline, calibrate_reader
+from needle.pipelines.calibrate import calibrate_pipeline, calibrate_reader, fit, results_of_reader
 from needle.pipelines.cli import app
+from needle.pipelines.evaluate_answers import evaluate_reader
 
 QUESTIONS = read_squad(SHIPPED_CORPUS / "questions.json")
 FEW = QUESTIONS[:: len(QUESTIONS) // 60]
@@ -63,6 +64,27 @@ def test_a_reader_alone_is_calibrated_beside_its_weights(few, tmp_path):
     after = Confidence.load(tmp_path / "reader")
     assert after.about["questions"] <= len(FEW)
     assert (after.reader, after != before) == (before.reader, True)
+
+
+def test_the_threshold_of_half_of_the_questions_serves_the_other_half():
+    """In the corpus an answer is likelier than in the questions that the shipped calibration was fitted to."""
+    known, new = QUESTIONS[::2], QUESTIONS[1::2]
+    threshold = calibrate_reader(MiniLMReader(), known).confidence.null_threshold
+    fitted, shipped = (evaluate_reader(MiniLMReader(null_threshold=t), new).figures for t in (threshold, None))
+    assert fitted["f1"] > shipped["f1"]
+    assert fitted["f1"] > fitted["best_f1"] - 3
+
+
+def test_where_doubt_tells_nothing_the_threshold_stays_among_the_doubts():
+    """Here the reader is right where it doubts, and wrong where it is sure."""
+    reader = MiniLMReader()
+    results = results_of_reader(reader, QUESTIONS)
+    turned = [
+        replace(q, is_impossible=not q.is_impossible, answers=(r.answers[0].data,) if q.is_impossible else ())
+        for q, r in zip(QUESTIONS, results, strict=True)
+    ]
+    doubts = [-r.answers[0].meta["evidence"]["margin"] for r in results]
+    assert min(doubts) <= fit(reader, turned, results).confidence.null_threshold <= max(doubts)
 
 
 @pytest.mark.parametrize(
