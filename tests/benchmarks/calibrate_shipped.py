@@ -2,10 +2,11 @@
 
     python tests/benchmarks/calibrate_shipped.py train-natural.json.gz train-squad2-backtranslated.json.gz
 
-Half of the questions are unanswerable, as in SQuAD 2.0 dev. The answerable ones are on Wikipedia and have the answers of
-three annotators or more, as a dev question has: what is right by one of three would often be wrong by a single one, and
-scores fitted on single ones come out too low. Each question is asked of its own passage, and then a part of them of a
-corpus, so that one fit serves both.
+All questions are of passages that `train_last_layers.py` held out, and a third of them is unanswerable, as in SQuAD 2.0's
+training set: most of what people ask of their documents is in them. The answerable ones have the answers of three annotators
+or more, as a dev question has: what is right by one of three would often be wrong by a single one, and scores fitted on
+single ones come out too low. Each question is asked of its own passage, and then a part of them of a corpus, so that one fit
+serves both; not those on Reddit's comments and Amazon's reviews, which ask of "she" or "the product".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import sys
 
 from haystack import Document
+from train_last_layers import is_held_out
 
 from needle.components.reader import MiniLMReader
 from needle.data import SHIPPED_READER
@@ -22,25 +24,28 @@ from needle.pipelines import QA
 from needle.pipelines.calibrate import fit, results_of_pipeline, results_of_reader
 from needle.pipelines.evaluate_answers import Progress
 
-CLOSED, OPEN = 6000, 3000
-PASSAGES = 3000
+#: Answerable questions on Wikipedia, and on other text; unanswerable ones of either file.
+ANSWERABLE, OTHER, UNANSWERABLE = 1600, 800, 600
+#: Of the first and the last of these, asked of so many passages.
+OPEN, PASSAGES = (800, 400), 3000
 OTHER_TEXT = ("Filtered_Reddit_Comments", "Amazon_Reviews")
 
 
 def main(natural: str, back_translated: str) -> None:
     draw = random.Random(20)
-    answerable = [q for q in read_squad(natural) if len(q.answers) >= 3 and not q.title.startswith(OTHER_TEXT)]
-    unanswerable = [q for q in read_squad(back_translated) if q.is_impossible]
-    closed = [*draw.sample(answerable, CLOSED // 2), *draw.sample(unanswerable, CLOSED // 2)]
-    asked = [*closed[: OPEN // 2], *closed[CLOSED // 2 :][: OPEN // 2]]
+    first, second = ([q for q in read_squad(file) if is_held_out(q)] for file in (natural, back_translated))
+    annotated = [q for q in first if len(q.answers) >= 3]
+    answerable = draw.sample([q for q in annotated if not q.title.startswith(OTHER_TEXT)], ANSWERABLE)
+    other = draw.sample([q for q in annotated if q.title.startswith(OTHER_TEXT)], OTHER)
+    made = [draw.sample([q for q in file if q.is_impossible], UNANSWERABLE) for file in (first, second)]
+    closed = [*answerable, *other, *made[0], *made[1]]
+    asked = [*answerable[: OPEN[0]], *made[1][: OPEN[1]]]
+    contexts = list(dict.fromkeys(q.context for q in [*asked, *draw.sample(second, len(second))]))[:PASSAGES]
     qa = QA.from_documents([])
-    others = draw.sample([*answerable, *unanswerable], 3 * PASSAGES)
-    contexts = list(dict.fromkeys(q.context for q in [*asked, *others]))[:PASSAGES]
     qa.store.write_documents([Document(content=text) for text in contexts])
     reader = MiniLMReader()
-    questions = [*closed, *asked]
     results = [*results_of_reader(reader, closed, told("closed")), *results_of_pipeline(qa, asked, told("open"))]
-    found = fit(reader, questions, results)
+    found = fit(reader, [*closed, *asked], results)
     print(found.before, found.after, found.confidence, sep="\n")
     print(found.confidence.save(SHIPPED_READER))
 

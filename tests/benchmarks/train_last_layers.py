@@ -3,7 +3,8 @@
     python tests/benchmarks/train_last_layers.py READER OUT train-natural.json.gz train-squad2-backtranslated.json.gz
 
 The layers below stay as they are, so their part is computed once, by the int8 engine, and kept: what remains costs two
-thirds of a whole training step. A quarter of the passages is held out, for a calibration on questions that were not
+thirds of a whole training step. Questions that the reader answers well already are left out, and those that it gets so
+wrong that their answers may be. A quarter of the passages is held out, for a calibration on questions that were not
 trained on.
 OUT: a reader in Hugging Face format, its compact form in OUT/compact.
 """
@@ -37,8 +38,8 @@ from needle.components.tokenizer import PassageTokenizer
 from needle.components.trainable import fastest_dtype, load_trainable
 from needle.components.training import schedule
 from needle.components.training_step import parameter_groups
-from needle.components.training_windows import Source, TrainingWindows
-from needle.components.weights import Checkpoint, open_checkpoint
+from needle.components.training_windows import LabelledBatch, Source, TrainingWindows
+from needle.components.weights import open_checkpoint
 from needle.data.squad import Question, read_squad
 
 TRAINED_LAYERS = 8
@@ -51,6 +52,8 @@ HELD_OUT = 1200
 EPOCHS, LEARNING_RATE, WARMUP, WEIGHT_DECAY, BATCH_TOKENS, SEED = 1, 4e-5, 0.05, 0.01, 4096, 5
 #: Weight of the loss of "is there an answer?", which is asked of the best span of at most so many tokens.
 ANSWERABLE, ANSWER_TOKENS = 0.5, 30
+#: The reader's own loss of a question that is trained on.
+LEAST_LOSS, MOST_LOSS = 0.1, 6.0
 
 
 def main(reader: str, out: str, natural: str, back_translated: str) -> None:
@@ -61,8 +64,10 @@ def main(reader: str, out: str, natural: str, back_translated: str) -> None:
     # 2. The lower layers
     checkpoint = open_checkpoint(reader)
     tokenizer = PassageTokenizer.from_folder(checkpoint.folder)
+    engine = NumbaEngine(checkpoint)
+    questions = informative(questions, tokenizer, engine)
     training, held = TrainingWindows(questions, tokenizer), TrainingWindows(held_out, tokenizer)
-    below = LowerLayers(checkpoint)
+    below = LowerLayers(engine)
     states, held_states = below.states(training), below.states(held)
 
     # 3. The upper ones
@@ -123,11 +128,24 @@ def is_held_out(question: Question) -> bool:
     return hashlib.md5(question.context.encode()).digest()[0] < 64
 
 
+def informative(questions: list[Question], tokenizer: PassageTokenizer, engine: NumbaEngine) -> list[Question]:
+    """Those from which there is something to learn, by their loss; of several windows the greatest counts."""
+    data = TrainingWindows(questions, tokenizer)
+    draws, greatest = data.draws(SEED, 0), np.zeros(len(questions))
+    started = time.monotonic()
+    for step in data.plan([[Source(0, len(questions), 1.0)]], 1, 16 * BATCH_TOKENS, 0, 1, SEED):
+        labelled = data.labelled(step.batches[0], draws)
+        start, end = (torch.from_numpy(logits) for logits in engine.logits(labelled.batch))
+        np.maximum.at(greatest, labelled.batch.windows["pair"], logit_losses(start, end, labelled).numpy())
+    kept = [q for q, loss in zip(questions, greatest, strict=True) if LEAST_LOSS < loss < MOST_LOSS]
+    print(f"{len(kept)} of {len(questions)} questions, {time.monotonic() - started:.0f} s", flush=True)
+    return kept
+
+
 class LowerLayers:
     """The layers that are not trained, run by the int8 engine, whose memory holds their output when it has done."""
 
-    def __init__(self, checkpoint: Checkpoint):
-        engine = NumbaEngine(checkpoint)
+    def __init__(self, engine: NumbaEngine):
         self._heads, self._epsilon = engine._heads, engine._epsilon
         of_layers = ("qkv", "attention", "attention_norm", "inner", "outer", "outer_norm")
         fewer = {name: _first_layers(getattr(engine._encoder, name)) for name in of_layers}
@@ -179,15 +197,21 @@ def window_losses(
     x = np.zeros((*batch.input_ids.shape, states(0).shape[1]), np.float32)
     for row, i in enumerate(windows):
         x[row, : batch.lengths[row]] = states(i)
-    place = np.arange(x.shape[1])
-    padding = torch.from_numpy(np.where(place < batch.lengths[:, None], 0, -np.inf).astype(np.float32))[:, None, None]
-    in_passage = (place >= batch.passage_start[:, None]) & (place < batch.passage_end[:, None])
-    candidates = torch.from_numpy(in_passage | (place == 0))
+    inside = np.arange(x.shape[1]) < batch.lengths[:, None]
+    padding = torch.from_numpy(np.where(inside, 0, -np.inf).astype(np.float32))[:, None, None]
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         out = torch.from_numpy(x)
         for layer in layers:
             out = layer(out, padding)
         start, end = model.qa_outputs(out).float().unbind(-1)
+    return logit_losses(start, end, labelled)
+
+
+def logit_losses(start: Tensor, end: Tensor, labelled: LabelledBatch) -> Tensor:
+    """(B,) float32: the loss of the spans, and that of "is there an answer?"."""
+    batch, place = labelled.batch, np.arange(start.shape[1])
+    in_passage = (place >= batch.passage_start[:, None]) & (place < batch.passage_end[:, None])
+    candidates = torch.from_numpy(in_passage | (place == 0))
     first, last = torch.from_numpy(labelled.start), torch.from_numpy(labelled.end)
     spans = span_loss(start, end, first, last, candidates)
     margin = best_margin(start, end, torch.from_numpy(in_passage))
