@@ -80,7 +80,7 @@ def test_where_doubt_tells_nothing_the_threshold_stays_among_the_doubts():
     reader = MiniLMReader()
     results = results_of_reader(reader, QUESTIONS)
     turned = [
-        replace(q, is_impossible=not q.is_impossible, answers=(r.answers[0].data,) if q.is_impossible else ())
+        replace(q, answers=(r.answers[0].data,) if q.is_impossible else (), also=())
         for q, r in zip(QUESTIONS, results, strict=True)
     ]
     doubts = [-r.answers[0].meta["evidence"]["margin"] for r in results]

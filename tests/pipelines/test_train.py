@@ -228,7 +228,7 @@ def test_scores_are_calibrated_on_the_held_out_questions(tmp_path):
         assert reader.confidence.about["questions"] >= 50
     text = (made.folder / "README.md").read_text()
     assert f"fitted to {reader.confidence.about['questions']} of the held-out questions" in text
-    assert f"Null threshold of the best F1: {reader.confidence.null_threshold:.2f}." in text
+    assert f"Null threshold: {reader.confidence.null_threshold:.2f}." in text
 
 
 def test_a_student_of_the_shipped_reader_with_it_as_teacher(tmp_path):
