@@ -161,7 +161,7 @@ def _null_threshold(asked: Sequence[tuple[Question, Result]], best: Sequence[Evi
     """Null score less span score, above which "no answer" is likelier than the best span to be the right one.
 
     That is where a logistic model of the two changes sides. The threshold that gives the best F1 on these very questions
-    follows their chances: fitted on 60 to 400 questions it gave 0.2 to 1.0 F1 less on others (`RESULTS.md`).
+    follows their chances: fitted on 60 to 170 questions it gave 0.1 to 0.9 F1 less on others (`RESULTS.md`).
     """
     doubts = np.array([-(one.margin + one.prior) for one in best])
     unanswerable = np.array([q.is_impossible for q, _ in asked])

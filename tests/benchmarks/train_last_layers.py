@@ -52,7 +52,7 @@ HELD_OUT = 1200
 EPOCHS, LEARNING_RATE, WARMUP, WEIGHT_DECAY, BATCH_TOKENS, SEED = 1, 4e-5, 0.05, 0.01, 4096, 5
 #: Weight of the loss of "is there an answer?", which is asked of the best span of at most so many tokens.
 ANSWERABLE, ANSWER_TOKENS = 0.5, 30
-#: The reader's own loss of a question that is trained on, of its spans alone.
+#: The reader's own loss of a question that is trained on.
 LEAST_LOSS, MOST_LOSS = 0.1, 6.0
 
 
@@ -136,7 +136,7 @@ def informative(questions: list[Question], tokenizer: PassageTokenizer, engine: 
     for step in data.plan([[Source(0, len(questions), 1.0)]], 1, 16 * BATCH_TOKENS, 0, 1, SEED):
         labelled = data.labelled(step.batches[0], draws)
         start, end = (torch.from_numpy(logits) for logits in engine.logits(labelled.batch))
-        np.maximum.at(greatest, labelled.batch.windows["pair"], logit_losses(start, end, labelled, answerable=0).numpy())
+        np.maximum.at(greatest, labelled.batch.windows["pair"], logit_losses(start, end, labelled).numpy())
     kept = [q for q, loss in zip(questions, greatest, strict=True) if LEAST_LOSS < loss < MOST_LOSS]
     print(f"{len(kept)} of {len(questions)} questions, {time.monotonic() - started:.0f} s", flush=True)
     return kept
@@ -207,15 +207,15 @@ def window_losses(
     return logit_losses(start, end, labelled)
 
 
-def logit_losses(start: Tensor, end: Tensor, labelled: LabelledBatch, answerable: float = ANSWERABLE) -> Tensor:
-    """(B,) float32: the loss of the spans, and that of "is there an answer?" by its weight."""
+def logit_losses(start: Tensor, end: Tensor, labelled: LabelledBatch) -> Tensor:
+    """(B,) float32: the loss of the spans, and that of "is there an answer?"."""
     batch, place = labelled.batch, np.arange(start.shape[1])
     in_passage = (place >= batch.passage_start[:, None]) & (place < batch.passage_end[:, None])
     candidates = torch.from_numpy(in_passage | (place == 0))
     first, last = torch.from_numpy(labelled.start), torch.from_numpy(labelled.end)
     spans = span_loss(start, end, first, last, candidates)
     margin = best_margin(start, end, torch.from_numpy(in_passage))
-    return spans + answerable * F.binary_cross_entropy_with_logits(margin / 2, (first > 0).float(), reduction="none")
+    return spans + ANSWERABLE * F.binary_cross_entropy_with_logits(margin / 2, (first > 0).float(), reduction="none")
 
 
 def best_margin(start: Tensor, end: Tensor, in_passage: Tensor) -> Tensor:
