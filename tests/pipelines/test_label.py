@@ -159,7 +159,7 @@ class TestCommands:
             (PLACE, ("Müllrose 🐟",)),
         ]
         listed, _ = needle("labels", "--store", store)
-        assert listed.startswith(f"{KEEPER}\n  wrong span: Ezra Whitcombe -> Whitcombe  85%  tarn.txt  20")
+        assert listed.startswith(f"{KEEPER}\n  wrong span: Ezra Whitcombe -> Whitcombe  94%  tarn.txt  20")
 
     def test_questions_are_read_too_and_a_line_that_is_no_verdict_ends_it(self, store):
         lines = f"{KEEPER}\nwrong span\n\n{LIT}\nmaybe\nr\n"
