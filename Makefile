@@ -11,7 +11,7 @@ demo: .venv/installed
 	@$(BIN)/needle ask --store .demo --top-k 2 --questions data/corpus/demo-questions.txt
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
