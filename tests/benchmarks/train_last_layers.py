@@ -6,7 +6,7 @@ The layers below stay as they are, so their part is computed once, by the int8 e
 thirds of a whole training step. Questions that the reader answers well already are left out, and those that it gets so
 wrong that their answers may be. A quarter of the passages is held out, for a calibration on questions that were not
 trained on. The reader written is the mean of the one before and the trained one (Wortsman et al. 2022, arXiv 2109.01903):
-the trained one is better on text like SQuAD's and worse on other.
+the trained one is better on questions like those that it was trained on, and worse on others.
 OUT: a reader in Hugging Face format, its compact form in OUT/compact.
 """
 
